@@ -1,0 +1,48 @@
+# Everything a contributor needs. Only python3 (3.11 or newer), make and git are presumed.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+PHOTOS ?=
+
+.PHONY: help setup run check test bench lint types contracts fast lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/ready ## make .venv and install fleetd with its development tools
+.venv/ready: pyproject.toml requirements.lock scripts/setup
+	@scripts/setup
+
+run: setup ## the main job: a rush of pictures on gearmand; PHOTOS=~/Pictures takes your own
+	@scripts/need gearmand
+	@$(PY) -m examples.rush $(if $(PHOTOS),--photos "$(PHOTOS)",)
+
+check: setup lint types contracts fast ## lint, types, import contracts and the fast tests, under a minute
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: setup
+	@$(PY) -m mypy
+
+contracts: setup
+	@.venv/bin/lint-imports
+
+fast: setup
+	@$(PY) -m pytest -q -n 2 -m "not real and not slow" tests
+
+test: setup ## everything, with the real components; installs what it needs
+	@scripts/need gearmand gearman redis-server
+	@$(MAKE) --no-print-directory lint types contracts
+	@$(PY) -m pytest -n 2 tests
+
+bench: setup ## measure the runtime, the dispatcher's connection and the burst; prints what docs/benchmarks.md holds
+	@scripts/need gearmand redis-server
+	@$(PY) -m pip install -q -r requirements-bench.lock
+	@$(PY) -m bench
+
+lock: setup ## pin every dependency anew, hashes included
+	@scripts/lock
+
+clean: ## remove .venv and caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,239 @@
+"""The lease protocol between worker and controller: messages as JSON, join tokens, signatures. Sans I/O.
+
+The worker states what is (`POST /v1/lease`) and asks for what should be (`GET /v1/orders?node=…&after=N`, a long
+poll). Both directions are signed with HMAC-SHA256 under a key that never travels: a join token is
+``scope.key`` where ``key = HMAC(secret, scope)``; a request carries the scope and the signature of its method, path
+and body; an answer carries the signature of its body bound to the request's signature. Replays of a lease are refused
+by its sequence. Ages are sent, never time stamps: no clock is trusted.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Final, Literal, TypeVar
+
+from fleetd.errors import ProtocolError
+
+PROTOCOL: Final = 1
+MAX_BODY: Final = 4 * 1024 * 1024
+SCHEME: Final = "Fleetd-HMAC-SHA256"
+ANSWER_HEADER: Final = "X-Fleetd-Signature"
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """Of one job function since the worker's start. `buckets`: ended jobs by floor(4·log2(milliseconds of service))."""
+
+    started: int = 0
+    done: int = 0
+    failed: int = 0
+    service_s: float = 0.0
+    buckets: dict[str, int] = field(default_factory=dict)
+    running_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that used up its attempts. `payload` is base64; `id` is unique, so that storing it twice is harmless."""
+
+    id: str
+    function: str
+    unique: str
+    handle: str
+    attempts: int
+    reason: str
+    traceback: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's claim to be alive. `boot` and `seq` order the claims of one process; `idle_s` since the last job."""
+
+    fleet: str
+    pool: str
+    node: str
+    boot: str
+    seq: int
+    app: str
+    state: Literal["working", "draining", "drained"]
+    slots: int
+    busy: int
+    idle_s: float = 0.0
+    pid: int = 0
+    key: str = ""
+    digest: str = ""
+    crashes: int = 0
+    jobs: dict[str, JobCounts] = field(default_factory=dict)
+    dead: list[DeadLetter] = field(default_factory=list)
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """What the controller says to a lease: come again in `next_s`; it counts `ttl_s`; these dead letters are stored."""
+
+    next_s: float
+    ttl_s: float
+    dead: list[str] = field(default_factory=list)
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """What the worker should be doing. The newest `number` counts; missing one loses nothing."""
+
+    number: int
+    state: Literal["work", "drain", "stop"]
+    deadline_s: float | None = None
+    epoch: int = 0
+    protocol: int = PROTOCOL
+
+
+Message = TypeVar("Message", JobCounts, DeadLetter, Lease, LeaseAnswer, WorkerOrder)
+
+
+def dump(message: Lease | LeaseAnswer | WorkerOrder) -> bytes:
+    """Return the message as compact JSON."""
+    return json.dumps(asdict(message), separators=(",", ":")).encode()
+
+
+def load_lease(body: bytes) -> Lease:
+    """Read a lease; raises ProtocolError naming the field that is wrong."""
+    raw = _object(body, "lease")
+    jobs = _map(raw, "jobs", "lease")
+    dead = raw.get("dead", [])
+    if not isinstance(dead, list):
+        raise ProtocolError("lease: dead: must be a list")
+    raw["jobs"] = {name: _make(JobCounts, value, f"lease: jobs: {name}") for name, value in jobs.items()}
+    raw["dead"] = [_make(DeadLetter, value, f"lease: dead: {at}") for at, value in enumerate(dead)]
+    lease = _make(Lease, raw, "lease")
+    if not 0 <= lease.busy <= lease.slots:
+        raise ProtocolError(f"lease: busy: {lease.busy} of {lease.slots} slots is impossible")
+    if lease.state not in ("working", "draining", "drained"):
+        raise ProtocolError(f"lease: state: unknown state {lease.state!r}")
+    return lease
+
+
+def load_answer(body: bytes) -> LeaseAnswer:
+    """Read the controller's answer to a lease; raises ProtocolError."""
+    return _make(LeaseAnswer, _object(body, "lease answer"), "lease answer")
+
+
+def load_order(body: bytes) -> WorkerOrder:
+    """Read an order; raises ProtocolError."""
+    order = _make(WorkerOrder, _object(body, "order"), "order")
+    if order.state not in ("work", "drain", "stop"):
+        raise ProtocolError(f"order: state: unknown state {order.state!r}")
+    return order
+
+
+_CHECKS: Final[Mapping[Any, Callable[[Any], bool]]] = {
+    str: lambda value: isinstance(value, str),
+    int: lambda value: _number(value) and isinstance(value, int),
+    float: lambda value: _number(value),
+    float | None: lambda value: value is None or _number(value),
+    list[float]: lambda value: isinstance(value, list) and all(map(_number, value)),
+    list[str]: lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    dict[str, int]: lambda value: isinstance(value, dict) and all(map(_number, value.values())),
+}
+
+
+def _number(value: Any) -> bool:
+    """Whether this is a finite number of a sane size: no NaN, no infinity, no bool may reach a decision."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15
+
+
+def _make(kind: type[Message], raw: Any, place: str) -> Message:
+    """Build a dataclass from JSON. Unknown fields are left out: an older side must be able to read a newer one."""
+    if not isinstance(raw, dict):
+        raise ProtocolError(f"{place}: must be an object")
+    values: dict[str, Any] = {}
+    for entry in fields(kind):
+        if entry.name in raw:
+            value, check = raw[entry.name], _CHECKS.get(entry.type)
+            if check and not check(value):
+                raise ProtocolError(f"{place}: {entry.name}: {value!r:.80} is not a {_spell(entry.type)}")
+            values[entry.name] = value
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise ProtocolError(f"{place}: {entry.name}: is missing")
+    return kind(**values)
+
+
+def _spell(kind: Any) -> str:
+    return str(kind.__name__ if isinstance(kind, type) else kind)
+
+
+def _object(body: bytes, place: str) -> dict[str, Any]:
+    if len(body) > MAX_BODY:
+        raise ProtocolError(f"{place}: {len(body)} bytes, more than the {MAX_BODY} allowed")
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{place}: not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ProtocolError(f"{place}: must be an object")
+    if raw.get("protocol") != PROTOCOL:
+        raise ProtocolError(f"{place}: protocol {raw.get('protocol')!r} is not spoken here, only {PROTOCOL}")
+    return raw
+
+
+def _map(raw: dict[str, Any], name: str, place: str) -> dict[str, Any]:
+    value = raw.get(name, {})
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{place}: {name}: must be an object")
+    return value
+
+
+# ── join tokens and signatures ───────────────────────────────────────────────────────────────────────────────────
+
+
+def join_token(secret: str, fleet: str, pool: str) -> str:
+    """Return the token that lets a worker join `pool`: the scope and the key made for it."""
+    scope = f"{fleet}/{pool}"
+    return f"{scope}.{_hmac(secret.encode(), b'join/' + scope.encode())}"
+
+
+def split_token(token: str) -> tuple[str, str]:
+    """Return (scope, key); raises ProtocolError without showing the key."""
+    scope, dot, key = token.rpartition(".")
+    if not dot or "/" not in scope or len(key) != 64:
+        raise ProtocolError("join token: malformed; copy it whole, as the controller gave it")
+    return scope, key
+
+
+def sign(key: str, method: str, path: str, body: bytes = b"") -> str:
+    """Return the signature of a request."""
+    return _hmac(key.encode(), b"\n".join((method.encode(), path.encode(), body)))
+
+
+def authorization(token: str, method: str, path: str, body: bytes = b"") -> str:
+    """Return the value of a request's Authorization header."""
+    scope, key = split_token(token)
+    return f"{SCHEME} {scope} {sign(key, method, path, body)}"
+
+
+def sign_answer(key: str, request_signature: str, body: bytes) -> str:
+    """Return the signature of an answer, bound to the request that it answers."""
+    return _hmac(key.encode(), request_signature.encode() + b"\n" + body)
+
+
+def verify(secret: str, header: str, method: str, path: str, body: bytes = b"") -> tuple[str, str, str]:
+    """Check a request's Authorization header and return (scope, key, signature).
+
+    Raises ProtocolError; the comparison takes the same time whatever differs.
+    """
+    parts = header.split(" ")
+    if len(parts) != 3 or parts[0] != SCHEME:
+        raise ProtocolError(f"authorization: must be '{SCHEME} SCOPE SIGNATURE'")
+    scope, signature = parts[1], parts[2]
+    key = _hmac(secret.encode(), b"join/" + scope.encode())
+    if not hmac.compare_digest(sign(key, method, path, body).encode(), signature.encode()):
+        raise ProtocolError(f"authorization: the signature for {scope!r} is wrong; is the join token of this fleet?")
+    return scope, key, signature
+
+
+def _hmac(key: bytes, message: bytes) -> str:
+    return hmac.new(key, message, hashlib.sha256).hexdigest()

@@ -1,0 +1,373 @@
+"""The nouns: the owner's policy, what was observed, what is planned. Frozen values, no behaviour beyond arithmetic.
+
+Units are in the names: `_s` seconds, `_h` hours. A `Seconds` on a clock (`at`, `now`, `since`) counts on the
+controller's own steady clock: only differences mean anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+Seconds = float
+NodeId = str  # the provider's own: "POOL/PID.STARTTIME", a pod's UID, an instance id, a MAC
+EMPTY: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+
+# ── the policy ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A `share` (0..1) of a queue's jobs starts within `wait_s` of being submitted."""
+
+    wait_s: Seconds
+    share: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class OnBlind:
+    """What to do while a source cannot be read: hold for `hold_s`, then keep what is there or go down to the minimum."""
+
+    hold_s: Seconds = 600.0
+    then: Literal["keep", "min"] = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePolicy:
+    """One source: the `kind` of adapter, its own validated `options`, and what to do while it is blind."""
+
+    name: str
+    kind: str
+    options: Any
+    on_blind: OnBlind = OnBlind()
+
+
+@dataclass(frozen=True, slots=True)
+class AppPolicy:
+    """A set of job functions (`path`, a folder of code) or a foreign worker (`exec`, a command line)."""
+
+    name: str
+    path: str | None = None
+    exec: tuple[str, ...] = ()
+    drain_signal: str = "TERM"
+    drain_s: Seconds | None = None  # a running job is given this long to end; None: as long as it takes
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """Jobs of one kind: where they wait (`source`, `match`: a glob over function names), and what runs them."""
+
+    name: str
+    app: str
+    source: str
+    match: str
+    objective: Objective
+    priority: Literal["low", "normal", "high"] = "normal"
+    service_s: Seconds | None = None  # the owner's hint; what is measured replaces it
+    job_limit_s: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """Nodes of one provider: `min_nodes`..`max_nodes` of them with `slots` each, at `price_per_h` a node."""
+
+    name: str
+    kind: str
+    options: Any
+    apps: tuple[str, ...]
+    slots: int
+    min_nodes: int = 0
+    max_nodes: int = 1
+    price_per_h: float = 0.0
+    billing_minimum_s: Seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePolicy:
+    """A floor of slots per app, from each firing of `cron` (in `timezone`) on for `for_s` seconds."""
+
+    name: str
+    cron: str
+    for_s: Seconds
+    floor: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPolicy:
+    """Money that may be spent in any rolling hour and in a calendar month; `warn` is the share that is announced."""
+
+    hour: float | None = None
+    month: float | None = None
+    warn: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsPolicy:
+    """Nodes that may be launched or stopped per minute, over the whole fleet; None: no limit."""
+
+    launches_per_min: float | None = None
+    stops_per_min: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerPolicy:
+    """Where workers and commands reach the controller. `join` is the secret that worker tokens are made from."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one, chosen once and remembered
+    join: str | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The owner's whole file, validated; every name in it that points to another points to one that exists."""
+
+    fleet: str
+    sources: Mapping[str, SourcePolicy]
+    apps: Mapping[str, AppPolicy]
+    queues: Mapping[str, QueuePolicy]
+    pools: Mapping[str, PoolPolicy]
+    schedules: Mapping[str, SchedulePolicy] = field(default_factory=dict)
+    timezone: str = "UTC"
+    currency: str = "EUR"
+    budget: BudgetPolicy = BudgetPolicy()
+    limits: LimitsPolicy = LimitsPolicy()
+    stability: Literal["calm", "thrifty"] = "calm"
+    controller: ControllerPolicy = ControllerPolicy()
+
+
+# ── what is observed ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One queue as its source tells it: jobs `waiting` (not started) and `running`; the rest where it is known.
+
+    `partial` names the members of a redundant source that could not be read now; their last values are in the sum.
+    """
+
+    queue: str
+    waiting: int
+    running: int
+    oldest_wait_s: Seconds | None = None
+    arrived_total: int | None = None
+    done_total: int | None = None
+    partial: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """The absence of an answer, with the reason. Never a zero."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A node as its provider reports it. `key` is the order that it came from, where the provider can tell."""
+
+    node: NodeId
+    state: Literal["off", "warm", "booting", "up"]
+    app: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What more a provider could give now: `headroom` nodes (None: unknown) at `price_per_h`."""
+
+    headroom: int | None = None
+    price_per_h: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that a provider sees of its pool."""
+
+    sightings: tuple[Sighting, ...] = ()
+    offer: Offer = Offer()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """The latest word of a worker: `age_s` seconds old, on a node with `slots`, of which `busy` run a job."""
+
+    node: NodeId
+    pool: str
+    app: str
+    state: Literal["working", "draining", "drained"]
+    slots: int
+    busy: int
+    idle_s: Seconds
+    age_s: Seconds
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the workers did for one queue since the last tick; `running_s` are the ages of the jobs running now."""
+
+    started: int = 0
+    done: int = 0
+    failed: int = 0
+    service_s: Seconds = 0.0
+    running_s: tuple[Seconds, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A launch: `count` nodes of `pool` for `app`. `key` makes it idempotent; `total` is what the pool then holds."""
+
+    key: str
+    pool: str
+    app: str
+    count: int
+    total: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The outcome of an order: these nodes were started. Fewer than ordered is a partial success."""
+
+    key: str
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchFailed:
+    """The outcome of an order that brought nothing."""
+
+    key: str
+    kind: Literal["exhausted", "refused", "error"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The outcome of a stop: these nodes are gone or going. Gone already is success."""
+
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopFailed:
+    """The outcome of a stop that the provider would not or could not carry out."""
+
+    nodes: tuple[NodeId, ...]
+    reason: str
+
+
+Outcome = Launched | LaunchFailed | Stopped | StopFailed
+
+
+@dataclass(frozen=True, slots=True)
+class WakeCommand:
+    """An operator wants `count` nodes of `pool` up for `for_s` seconds, whatever the queues say."""
+
+    pool: str
+    count: int
+    for_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class DrainCommand:
+    """An operator wants a node (or, for `for_s` seconds, a whole pool) to finish its jobs and go."""
+
+    pool: str
+    node: NodeId | None = None
+    for_s: Seconds | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAllCommand:
+    """The fleet is to end: every node drains, nothing is launched."""
+
+
+Command = WakeCommand | DrainCommand | DrainAllCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything one tick may know."""
+
+    now: Seconds
+    month: str = ""  # "2026-11" in the policy's time zone: what the monthly budget counts in
+    readings: Mapping[str, Reading | Blind] = EMPTY  # by queue
+    worlds: Mapping[str, World | Blind] = EMPTY  # by pool
+    leases: Mapping[NodeId, LeaseView] = EMPTY
+    work: Mapping[str, Work] = EMPTY  # by queue
+    floors: Mapping[str, int] = EMPTY  # slots by app, from the schedules
+    outcomes: tuple[Outcome, ...] = ()
+    commands: tuple[Command, ...] = ()
+    lease_ttl_s: Seconds = 10.0
+
+
+# ── what is planned ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Phase(StrEnum):
+    """Where a node is in its life; `lifecycle.MOVES` says how it gets from one to another."""
+
+    REQUESTED = "requested"
+    BOOTING = "booting"
+    READY = "ready"
+    LOST = "lost"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start nodes."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Fence a node: it takes nothing new, finishes what runs and says so. `deadline_s` None: as long as it takes."""
+
+    pool: str
+    node: NodeId
+    deadline_s: Seconds | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """Lift the fence: the cheapest scale-out."""
+
+    pool: str
+    node: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop nodes that are drained, never came up, or that an operator forces."""
+
+    pool: str
+    nodes: tuple[NodeId, ...]
+    grace_s: Seconds
+    reason: str
+
+
+Intent = Launch | Drain | Undrain | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One tick's intents and, for each app and pool, a sentence that says why it is so."""
+
+    intents: tuple[Intent, ...] = ()
+    sentences: Mapping[str, str] = field(default_factory=dict)  # "app photos" or "pool local" to its sentence
+    events: tuple[str, ...] = ()  # what changed since the last tick, for log and journal

@@ -1,0 +1,78 @@
+"""The two ports, as Protocols. An adapter is one file, one entry point, and the conformance suite of its port.
+
+Every call may be cancelled at its time-out; an adapter holds no state that a cancelled call could break. What it
+raises is `SourceError` or `ProviderError` with the queue's or pool's name; anything else is a bug in the adapter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Reading, Seconds, Stopped, World
+
+Nudge = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLaunch:
+    """What a provider needs to start a worker that finds its way home.
+
+    `apps` by name; `servers` the dispatchers by app; `limits` the job limit in seconds by app (None: no limit).
+    `token` makes the join token for one pool.
+    """
+
+    fleet: str
+    instance: str  # tells this fleet's nodes from those of another of the same name
+    controller_url: str
+    state_dir: str
+    apps: Mapping[str, AppPolicy]
+    servers: Mapping[str, tuple[str, ...]]
+    limits: Mapping[str, Seconds | None]
+    token: Callable[[str], str]
+
+
+class Source(Protocol):
+    """Tells the depth of queues. Made as `cls(name, options, queues)`, `queues` being glob by queue name."""
+
+    Options: ClassVar[type[Any]]  # a pydantic model: what stands under the adapter's key in the policy
+
+    async def open(self, nudge: Nudge) -> None:
+        """Get ready; a push source keeps `nudge` and calls it to wake the tick. Must not need the server to be up."""
+
+    async def read(self) -> Sequence[Reading]:
+        """Return a Reading for every queue; raise SourceError where nothing can be said."""
+
+    async def close(self) -> None:
+        """Let go of everything; safe twice."""
+
+
+class Provider(Protocol):
+    """Starts and stops nodes. Made as `cls(pool, options, launch)`.
+
+    `victims` says whether `stop` hits exactly the named nodes, the highest ordinals, or any.
+    """
+
+    Options: ClassVar[type[Any]]
+    victims: ClassVar[Literal["exact", "ordinal", "advisory"]]
+
+    async def open(self, nudge: Nudge) -> None:
+        """Get ready; may keep `nudge` and call it when a node changes."""
+
+    async def list(self) -> World:
+        """Return every node of the pool, strays included, and what more could be had."""
+
+    async def launch(self, order: Order) -> Launched:
+        """Start `order.count` nodes; the same key again starts only what is missing. May be partial.
+
+        Raises ExhaustedError, RefusedError or ProviderError.
+        """
+
+    async def stop(self, nodes: Sequence[NodeId], grace_s: Seconds, order: Order | None = None) -> Stopped:
+        """Stop these nodes, giving each `grace_s` seconds; those that are gone already count as stopped."""
+
+    async def close(self) -> None:
+        """Let go of everything but the nodes, which live on; safe twice."""
+
+
+SourceFactory = Callable[[str, Any, Mapping[str, str]], Source]
+ProviderFactory = Callable[[PoolPolicy, Any, WorkerLaunch], Provider]
