@@ -12,6 +12,7 @@ import hmac
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import starmap
 from typing import Any, Final, Literal, TypeVar
 
 from fleetd.errors import ProtocolError
@@ -50,7 +51,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A worker's claim to be alive. `boot` and `seq` order the claims of one process; `idle_s` since the last job."""
+    """A worker's claim to be alive. `boot` and `seq` order the claims of one process; `idle_s` since the last job.
+
+    `order` is the number of the newest order that `state` already obeys: "drained" means nothing to a controller that
+    has since ordered work and drained again, unless the worker had heard of it.
+    """
 
     fleet: str
     pool: str
@@ -66,6 +71,7 @@ class Lease:
     key: str = ""
     digest: str = ""
     crashes: int = 0
+    order: int = 0
     jobs: dict[str, JobCounts] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     protocol: int = PROTOCOL
@@ -130,20 +136,31 @@ def load_order(body: bytes) -> WorkerOrder:
     return order
 
 
-_CHECKS: Final[Mapping[Any, Callable[[Any], bool]]] = {
-    str: lambda value: isinstance(value, str),
-    int: lambda value: _number(value) and isinstance(value, int),
-    float: lambda value: _number(value),
-    float | None: lambda value: value is None or _number(value),
-    list[float]: lambda value: isinstance(value, list) and all(map(_number, value)),
-    list[str]: lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    dict[str, int]: lambda value: isinstance(value, dict) and all(map(_number, value.values())),
-}
-
-
 def _number(value: Any) -> bool:
     """Whether this is a finite number of a sane size: no NaN, no infinity, no bool may reach a decision."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15
+
+
+def _text(value: Any) -> bool:
+    """Whether this is text that can be stored and sent on: JSON can spell half of a surrogate pair, UTF-8 cannot."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _bucket(name: str, count: Any) -> bool:
+    """Whether this is a whole number's count of jobs; a bucket of less than a millisecond is negative."""
+    digits = name.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 5 and _number(count) and isinstance(count, int)
+
+
+_CHECKS: Final[Mapping[Any, Callable[[Any], bool]]] = {
+    str: _text,
+    int: lambda value: _number(value) and isinstance(value, int),
+    float: _number,
+    float | None: lambda value: value is None or _number(value),
+    list[float]: lambda value: isinstance(value, list) and all(map(_number, value)),
+    list[str]: lambda value: isinstance(value, list) and all(map(_text, value)),
+    dict[str, int]: lambda value: isinstance(value, dict) and all(starmap(_bucket, value.items())),
+}
 
 
 def _make(kind: type[Message], raw: Any, place: str) -> Message:
@@ -175,7 +192,7 @@ def _object(body: bytes, place: str) -> dict[str, Any]:
         raise ProtocolError(f"{place}: not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ProtocolError(f"{place}: must be an object")
-    if raw.get("protocol") != PROTOCOL:
+    if type(raw.get("protocol")) is not int or raw["protocol"] != PROTOCOL:
         raise ProtocolError(f"{place}: protocol {raw.get('protocol')!r} is not spoken here, only {PROTOCOL}")
     return raw
 
@@ -184,10 +201,12 @@ def _map(raw: dict[str, Any], name: str, place: str) -> dict[str, Any]:
     value = raw.get(name, {})
     if not isinstance(value, dict):
         raise ProtocolError(f"{place}: {name}: must be an object")
+    if not all(map(_text, value)):
+        raise ProtocolError(f"{place}: {name}: a name is no valid text")
     return value
 
 
-# ── join tokens and signatures ───────────────────────────────────────────────────────────────────────────────────
+# ── join tokens and signatures
 
 
 def join_token(secret: str, fleet: str, pool: str) -> str:
@@ -229,8 +248,10 @@ def verify(secret: str, header: str, method: str, path: str, body: bytes = b"") 
     if len(parts) != 3 or parts[0] != SCHEME:
         raise ProtocolError(f"authorization: must be '{SCHEME} SCOPE SIGNATURE'")
     scope, signature = parts[1], parts[2]
+    if not _text(scope):
+        raise ProtocolError("authorization: the scope is no valid text")
     key = _hmac(secret.encode(), b"join/" + scope.encode())
-    if not hmac.compare_digest(sign(key, method, path, body).encode(), signature.encode()):
+    if not hmac.compare_digest(sign(key, method, path, body).encode(), signature.encode(errors="replace")):
         raise ProtocolError(f"authorization: the signature for {scope!r} is wrong; is the join token of this fleet?")
     return scope, key, signature
 

@@ -7,15 +7,13 @@ controller's own steady clock: only differences mean anything.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 Seconds = float
 NodeId = str  # the provider's own: "POOL/PID.STARTTIME", a pod's UID, an instance id, a MAC
-EMPTY: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
-# ── the policy ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class OnBlind:
-    """What to do while a source cannot be read: hold for `hold_s`, then keep what is there or go down to the minimum."""
+    """While a source cannot be read: hold for `hold_s`, then keep what is there or go down to the minimum."""
 
     hold_s: Seconds = 600.0
     then: Literal["keep", "min"] = "keep"
@@ -139,7 +137,7 @@ class Policy:
     controller: ControllerPolicy = ControllerPolicy()
 
 
-# ── what is observed ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,17 +295,17 @@ class Observation:
 
     now: Seconds
     month: str = ""  # "2026-11" in the policy's time zone: what the monthly budget counts in
-    readings: Mapping[str, Reading | Blind] = EMPTY  # by queue
-    worlds: Mapping[str, World | Blind] = EMPTY  # by pool
-    leases: Mapping[NodeId, LeaseView] = EMPTY
-    work: Mapping[str, Work] = EMPTY  # by queue
-    floors: Mapping[str, int] = EMPTY  # slots by app, from the schedules
+    readings: Mapping[str, Reading | Blind] = field(default_factory=dict)  # by queue
+    worlds: Mapping[str, World | Blind] = field(default_factory=dict)  # by pool
+    leases: Mapping[NodeId, LeaseView] = field(default_factory=dict)
+    work: Mapping[str, Work] = field(default_factory=dict)  # by queue
+    floors: Mapping[str, int] = field(default_factory=dict)  # slots by app, from the schedules
     outcomes: tuple[Outcome, ...] = ()
     commands: tuple[Command, ...] = ()
     lease_ttl_s: Seconds = 10.0
 
 
-# ── what is planned ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is planned
 
 
 class Phase(StrEnum):
@@ -320,7 +318,6 @@ class Phase(StrEnum):
     DRAINING = "draining"
     STOPPING = "stopping"
     FAILED = "failed"
-    QUARANTINED = "quarantined"
     GONE = "gone"
 
 

@@ -1,0 +1,100 @@
+"""`decide(observation, policy, memory) -> (plan, memory)`: the one decision, live, dry or under a virtual clock.
+
+Pure: the same input gives the same plan. Every intent carries its reason; every app and pool gets a sentence that says
+why it is as it is, and the same sentence reaches log, journal, status and `fleetd explain`.
+"""
+
+from collections import Counter
+from dataclasses import replace
+
+from fleetd.core import budget
+from fleetd.core.demand import Demand, demands
+from fleetd.core.fill import Pen, capacity, fill, floor_of, held
+from fleetd.core.lifecycle import COMING
+from fleetd.core.memory import Memory
+from fleetd.core.model import Blind, Launch, Observation, Phase, Plan, Policy, PoolPolicy, Seconds
+from fleetd.core.track import begin
+
+
+def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
+    """Return this tick's plan and what to remember. Times are on the controller's steady clock, in seconds."""
+    draft = begin(observation, policy, memory)
+    spend = budget.accrue(draft, observation, policy)
+    wanted, peaks = demands(draft, observation, policy)
+    launched, stopped = _recent(memory.launched, draft.now), _recent(memory.stopped, draft.now)
+    pen = Pen(
+        draft=draft,
+        observation=observation,
+        policy=policy,
+        room=budget.room(draft, observation, policy, spend),
+        launches_left=_left(policy.limits.launches_per_min, launched),
+        stops_left=_left(policy.limits.stops_per_min, stopped),
+    )
+    stops_before = pen.stops_left
+    fill(pen, wanted)
+    launches = sum(intent.order.count for intent in pen.intents if isinstance(intent, Launch))
+    drains = round(stops_before - pen.stops_left) if policy.limits.stops_per_min is not None else 0
+    after = replace(
+        draft.memory,
+        now=draft.now,
+        nodes=draft.nodes,
+        orders=draft.orders,
+        pools=draft.pools,
+        queues=draft.queues,
+        peaks=peaks,
+        launched=(*launched, (draft.now, launches)) if launches else launched,
+        stopped=(*stopped, (draft.now, drains)) if drains else stopped,
+        spend=spend,
+    )
+    sentences = {f"app {name}": _say_app(pen, demand) for name, demand in wanted.items()}
+    sentences |= {f"pool {name}": _say_pool(pen, pool) for name, pool in policy.pools.items()}
+    warning = budget.warned(spend, policy)
+    if warning:
+        sentences["budget"] = f"spent {warning}"
+    return Plan(tuple(pen.intents), sentences, tuple(draft.events)), after
+
+
+def resume(memory: Memory, now: Seconds) -> Memory:
+    """Return memory as a restarted controller takes it up: a new epoch, and every lease's clock starts anew.
+
+    So that no outage, however long, makes a node lost by itself.
+    """
+    nodes = {name: replace(n, heard_at=now, missing=0, missing_at=None) for name, n in memory.nodes.items()}
+    orders = {key: replace(pending, at=now) for key, pending in memory.orders.items()}
+    spend = replace(memory.spend, at=memory.spend.at)  # the outage is paid for: nodes ran through it
+    return replace(memory, epoch=memory.epoch + 1, now=now, nodes=nodes, orders=orders, spend=spend, ending=False)
+
+
+def _recent(events: tuple[tuple[Seconds, int], ...], now: Seconds) -> tuple[tuple[Seconds, int], ...]:
+    return tuple((at, count) for at, count in events if now - at < 60.0)
+
+
+def _left(limit: float | None, recent: tuple[tuple[Seconds, int], ...]) -> float:
+    return float("inf") if limit is None else limit - sum(count for _, count in recent)
+
+
+def _say_app(pen: Pen, demand: Demand) -> str:
+    done = "; ".join(pen.done.get(demand.app, ()))
+    limits = "; ".join(dict.fromkeys(pen.limits.get(demand.app, ())))
+    have = capacity(pen, demand.app)
+    kept = f", keeps {demand.keep:.1f}" if demand.keep > demand.need + 0.05 else ""
+    sentence = f"needs {demand.need:.1f} slots{kept}, has {have} there or coming: {demand.why}"
+    return ". ".join(part for part in (sentence, done, limits) if part)
+
+
+def _say_pool(pen: Pen, pool: PoolPolicy) -> str:
+    memory, world = pen.draft.pools[pool.name], pen.observation.worlds.get(pool.name)
+    phases = Counter(node.phase for node in pen.nodes(pool=pool.name))
+    coming = sum(phases[phase] for phase in COMING)
+    parts = [f"{held(pen, pool.name)} of {pool.max_nodes} nodes, {phases[Phase.READY]} ready, {coming} coming"]
+    parts += [f"{phases[p]} {p}" for p in (Phase.DRAINING, Phase.STOPPING, Phase.LOST, Phase.FAILED) if phases[p]]
+    if floor_of(pen, pool):
+        parts.append(f"holds at least {floor_of(pen, pool)}")
+    if memory.drained_until > pen.draft.now:
+        parts.append("drained by an operator")
+    if memory.open_until > pen.draft.now:
+        parts.append(f"breaker open for {memory.open_until - pen.draft.now:.0f} s ({memory.why_open})")
+    if isinstance(world, Blind):
+        parts.append(f"cannot be seen, holding: {world.reason}")
+    parts += dict.fromkeys(pen.limits.get(pool.name, ()))
+    return ", ".join(parts)

@@ -1,0 +1,109 @@
+"""What the fleet remembers between ticks. Frozen values; `decide` takes one and returns the next.
+
+Everything that outlives a tick is here: nodes, orders under way, learned times, breakers, money spent. Back-offs and
+deadlines are moments in these values, never sleeps. The store writes it down whole, so that a restart goes on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fleetd.core.model import NodeId, Order, Phase, Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that is or will be. `heard_at` is when its worker last spoke; `missing_at` since when it is not listed."""
+
+    id: NodeId
+    pool: str
+    app: str
+    phase: Phase
+    since: Seconds
+    launched_at: Seconds
+    slots: int
+    key: str = ""
+    busy: int = 0
+    idle_s: Seconds = 0.0
+    digest: str = ""
+    heard_at: Seconds | None = None
+    missing_at: Seconds | None = None
+    missing: int = 0
+    pinned: bool = False  # drained by an operator or the budget: nothing un-drains it
+    asked_at: Seconds | None = None  # when the provider was last asked to stop it
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An order that was sent, or is about to be, and whose nodes are not all known."""
+
+    order: Order
+    at: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """An operator's floor under a pool, until a moment."""
+
+    count: int
+    until: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMemory:
+    """What is learned of a pool: its last boot times, and its breaker, closed while `open_until` is past."""
+
+    boots_s: tuple[Seconds, ...] = ()
+    failures: int = 0
+    open_until: Seconds = 0.0
+    why_open: str = ""
+    drained_until: Seconds = 0.0
+    wakes: tuple[Wake, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMemory:
+    """The last good reading of a queue and what is learned of its jobs.
+
+    `rate` arrivals per second; `service_n`, `service_sum_s`: decayed count and sum of ended jobs' service times.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    read_at: Seconds | None = None
+    blind_at: Seconds | None = None
+    why_blind: str = ""
+    arrivals: tuple[tuple[Seconds, int], ...] = ()  # (bucket, how many) within the window that `rate` is taken over
+    rate: float = 0.0
+    service_n: float = 0.0
+    service_sum_s: Seconds = 0.0
+    running_sum_s: Seconds = 0.0
+    need: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Money accrued: by minute for the last hour, and in the current month."""
+
+    at: Seconds | None = None
+    minutes: tuple[tuple[int, float], ...] = ()
+    month: str = ""
+    month_total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All of it. `peaks` holds, by app, the falling maxima of its need, newest last: what scale-in looks back at."""
+
+    epoch: int = 0
+    now: Seconds = 0.0
+    next_order: int = 1
+    ending: bool = False
+    nodes: Mapping[NodeId, Node] = field(default_factory=dict)
+    orders: Mapping[str, Pending] = field(default_factory=dict)
+    pools: Mapping[str, PoolMemory] = field(default_factory=dict)
+    queues: Mapping[str, QueueMemory] = field(default_factory=dict)
+    peaks: Mapping[str, tuple[tuple[Seconds, float], ...]] = field(default_factory=dict)
+    launched: tuple[tuple[Seconds, int], ...] = ()  # (when, how many) within the last minute: the ramp limits
+    stopped: tuple[tuple[Seconds, int], ...] = ()
+    spend: Spend = Spend()

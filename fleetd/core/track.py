@@ -1,0 +1,346 @@
+"""Folds an observation into memory: who is there, what was learned, what was spent. Decides nothing.
+
+Promises: a blind world moves no node and a blind reading changes no number; what a worker says of itself beats what
+its provider says; a node is gone only after repeated absence from a list with no word from its worker since.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import exp, floor
+from typing import Final
+
+from fleetd.core import lifecycle
+from fleetd.core.lifecycle import Event
+from fleetd.core.memory import Memory, Node, Pending, PoolMemory, QueueMemory, Wake
+from fleetd.core.model import (
+    Blind,
+    DrainAllCommand,
+    DrainCommand,
+    Launched,
+    LaunchFailed,
+    LeaseView,
+    NodeId,
+    Observation,
+    Phase,
+    Policy,
+    PoolPolicy,
+    Reading,
+    Seconds,
+    StopFailed,
+    Stopped,
+    WakeCommand,
+    World,
+)
+
+ABSENCES: Final = 3  # lists in a row that must lack a node
+ABSENT_S: Final = 2.0  # and for at least so long
+ORDER_DEADLINE_S: Final = 30.0
+BOOT_FLOOR_S: Final = 30.0
+BOOT_UNKNOWN_S: Final = 300.0
+BOOTS_KEPT: Final = 50
+BREAKER_AT: Final = 3
+BACKOFF_S: Final = (10.0, 300.0)  # first, most
+EXHAUSTED_S: Final = 60.0
+REFUSED_S: Final = 300.0
+FOREVER: Final = 1e12  # finite, since JSON knows no infinity
+RATE_WINDOW_S: Final = 60.0
+RATE_BUCKET_S: Final = 5.0
+SERVICE_TAU_S: Final = 600.0
+
+
+@dataclass(slots=True)
+class Draft:
+    """Memory under the pen during one tick: mutable inside `decide`, never outside."""
+
+    memory: Memory
+    now: Seconds
+    nodes: dict[NodeId, Node]
+    orders: dict[str, Pending]
+    pools: dict[str, PoolMemory]
+    queues: dict[str, QueueMemory]
+    events: list[str] = field(default_factory=list)
+    forced: list[NodeId] = field(default_factory=list)
+
+    def move(self, node: Node, event: Event, reason: str = "") -> Node:
+        """Move a node by the table, note it, and return it."""
+        moved = lifecycle.move(node, event, self.now, reason)
+        self.nodes[node.id] = moved
+        self.events.append(f"node {node.id}: {node.phase} -> {moved.phase}: {moved.reason}")
+        return moved
+
+
+def begin(observation: Observation, policy: Policy, memory: Memory) -> Draft:
+    """Return a draft in which everything observed is folded into memory."""
+    now = max(observation.now, memory.now)  # the clock never runs backwards, whatever was handed in
+    draft = Draft(
+        memory=memory,
+        now=now,
+        nodes=dict(memory.nodes),
+        orders=dict(memory.orders),
+        pools={name: memory.pools.get(name, PoolMemory()) for name in policy.pools},
+        queues={name: memory.queues.get(name, QueueMemory()) for name in policy.queues},
+    )
+    _take_outcomes(draft, observation, policy)
+    for name, world in observation.worlds.items():
+        if name in policy.pools and isinstance(world, World):
+            _take_world(draft, policy.pools[name], world, observation)
+    _take_leases(draft, observation)
+    _expire(draft, observation, policy)
+    for name in policy.queues:
+        _take_reading(draft, name, observation)
+    _take_commands(draft, observation)
+    return draft
+
+
+# ── outcomes of orders
+
+
+def _take_outcomes(draft: Draft, observation: Observation, policy: Policy) -> None:
+    for outcome in observation.outcomes:
+        match outcome:
+            case Launched(key, nodes):
+                _launched(draft, draft.orders.pop(key, None), nodes, policy)
+            case LaunchFailed(key, kind, reason):
+                pending = draft.orders.pop(key, None)
+                if pending:
+                    wait_s = {"exhausted": EXHAUSTED_S, "refused": REFUSED_S}.get(kind)
+                    _fail(draft, pending.order.pool, f"{kind}: {reason}", wait_s)
+            case Stopped():
+                pass  # that it is gone is proven by the provider's list
+            case StopFailed(nodes, reason):
+                draft.events.append(f"stop of {', '.join(nodes)} failed, will be tried again: {reason}")
+
+
+def _launched(draft: Draft, pending: Pending | None, nodes: Iterable[NodeId], policy: Policy) -> None:
+    if pending is None or pending.order.pool not in policy.pools:
+        return  # what was started is sighted and adopted
+    order = pending.order
+    for name in nodes:
+        if name not in draft.nodes:
+            draft.nodes[name] = Node(
+                id=name,
+                pool=order.pool,
+                app=order.app,
+                phase=Phase.REQUESTED,
+                since=draft.now,
+                launched_at=pending.at,
+                slots=policy.pools[order.pool].slots,
+                key=order.key,
+            )
+            draft.events.append(f"node {name}: requested by order {order.key}")
+
+
+def _fail(draft: Draft, pool: str, reason: str, wait_s: Seconds | None = None) -> None:
+    """Count a failure of the pool; open its breaker at the third in a row, or for `wait_s` at once."""
+    memory = draft.pools.get(pool)
+    if memory is None:
+        return
+    failures = memory.failures + 1
+    if wait_s is None and failures >= BREAKER_AT:
+        wait_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2.0 ** min(failures - BREAKER_AT, 10))
+    until = memory.open_until if wait_s is None else max(memory.open_until, draft.now + wait_s)
+    draft.pools[pool] = replace(memory, failures=failures, open_until=until, why_open=reason)
+    opened = f"; breaker open for {wait_s:.0f} s" if wait_s else ""
+    draft.events.append(f"pool {pool}: failure {failures} in a row: {reason}{opened}")
+
+
+# ── sightings and leases
+
+
+def _take_world(draft: Draft, pool: PoolPolicy, world: World, observation: Observation) -> None:
+    present = {sighting.node: sighting for sighting in world.sightings if sighting.state in ("booting", "up")}
+    for name, sighting in present.items():
+        node = draft.nodes.get(name)
+        if node is None:
+            draft.nodes[name] = _adopt(draft, pool, name, sighting.app, sighting.key or "")
+        elif node.phase is Phase.REQUESTED:
+            draft.move(replace(node, missing=0, missing_at=None), Event.SIGHTED)
+        elif node.missing:
+            draft.nodes[name] = replace(node, missing=0, missing_at=None)
+    for node in list(draft.nodes.values()):
+        if node.pool == pool.name and node.id not in present:
+            _miss(draft, node, observation.leases.get(node.id))
+    known = Counter(node.key for node in draft.nodes.values()) if draft.orders else Counter[str]()
+    for key, pending in list(draft.orders.items()):
+        if known[key] >= pending.order.count:
+            del draft.orders[key]  # a restart lost the answer, but every node of the order is there
+
+
+def _adopt(draft: Draft, pool: PoolPolicy, name: NodeId, app: str | None, key: str) -> Node:
+    pending = draft.orders.get(key)
+    whose = f"by order {key}" if pending else "a stray, adopted"
+    draft.events.append(f"node {name}: sighted, {whose}")
+    return Node(
+        id=name,
+        pool=pool.name,
+        app=app if app in pool.apps else pool.apps[0],
+        phase=Phase.BOOTING,
+        since=draft.now,
+        launched_at=pending.at if pending else draft.now,
+        slots=pool.slots,
+        key=key,
+    )
+
+
+def _miss(draft: Draft, node: Node, lease: LeaseView | None) -> None:
+    """Count an absence; the node is gone once it is confirmed and its worker has said nothing since."""
+    since = node.missing_at if node.missing_at is not None else draft.now
+    missing = node.missing + 1
+    spoke_since = lease is not None and lease.age_s < draft.now - since
+    if missing < ABSENCES or draft.now - since < ABSENT_S or spoke_since:
+        draft.nodes[node.id] = replace(node, missing=missing, missing_at=since)
+        return
+    draft.move(node, Event.VANISHED)
+    del draft.nodes[node.id]
+    if node.phase in lifecycle.COMING:
+        _fail(draft, node.pool, f"{node.id} died while {node.phase}")
+
+
+def _take_leases(draft: Draft, observation: Observation) -> None:
+    for name, lease in observation.leases.items():
+        node = draft.nodes.get(name)
+        if node is None:
+            continue
+        heard_at = draft.now - lease.age_s
+        if node.heard_at is not None and heard_at < node.heard_at:
+            heard_at = node.heard_at
+        node = replace(
+            node,
+            heard_at=heard_at,
+            slots=lease.slots,
+            busy=lease.busy,
+            idle_s=lease.idle_s + lease.age_s,
+            digest=lease.digest,
+        )
+        draft.nodes[name] = node
+        if lease.age_s <= observation.lease_ttl_s and (node.phase is not Phase.READY):
+            _hear(draft, node)
+
+
+def _hear(draft: Draft, node: Node) -> None:
+    """A node that is not ready has spoken: it is up."""
+    if not lifecycle.may(node, Event.LEASED):
+        return
+    coming = node.phase in lifecycle.COMING
+    draft.move(node, Event.LEASED)
+    memory = draft.pools.get(node.pool)
+    if coming and memory is not None:
+        boots = (*memory.boots_s, max(0.0, draft.now - node.launched_at))[-BOOTS_KEPT:]
+        draft.pools[node.pool] = replace(memory, boots_s=boots, failures=0, open_until=0.0, why_open="")
+
+
+def _expire(draft: Draft, observation: Observation, policy: Policy) -> None:
+    """Move what is past its time: silent leases, overdue boots, unanswered orders."""
+    for node in list(draft.nodes.values()):
+        silent_s = draft.now - (node.heard_at if node.heard_at is not None else node.since)
+        if node.phase is Phase.READY and silent_s > observation.lease_ttl_s:
+            draft.move(node, Event.SILENT)
+        limit_s = boot_deadline(draft.pools.get(node.pool, PoolMemory()))
+        if node.phase in lifecycle.COMING and draft.now - node.since > limit_s:
+            draft.move(node, Event.OVERDUE, f"no lease within {limit_s:.0f} s")
+            _fail(draft, node.pool, f"{node.id} did not come up within {limit_s:.0f} s")
+    for key, pending in list(draft.orders.items()):
+        if draft.now - pending.at > ORDER_DEADLINE_S or pending.order.pool not in policy.pools:
+            del draft.orders[key]
+            why = f"order {key} was not answered within {ORDER_DEADLINE_S:.0f} s"
+            _fail(draft, pending.order.pool, why, EXHAUSTED_S)
+
+
+def boot_deadline(pool: PoolMemory) -> Seconds:
+    """How long a boot may take: three times the slowest of the last boots, with a floor; generous while unknown."""
+    return max(BOOT_FLOOR_S, 3.0 * max(pool.boots_s)) if pool.boots_s else BOOT_UNKNOWN_S
+
+
+def boot_estimate(pool: PoolMemory) -> Seconds:
+    """The 95th percentile of the last boots; zero while unknown."""
+    ordered = sorted(pool.boots_s)
+    return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] if ordered else 0.0
+
+
+# ── queues
+
+
+def _take_reading(draft: Draft, name: str, observation: Observation) -> None:
+    queue, reading = draft.queues[name], observation.readings.get(name, Blind("not read yet"))
+    if isinstance(reading, Blind):
+        if queue.blind_at is None:
+            draft.events.append(f"queue {name}: blind, holding: {reading.reason}")
+            queue = replace(queue, blind_at=draft.now)
+        draft.queues[name] = replace(queue, why_blind=reading.reason)
+        return
+    partly = "; ".join(reading.partial)
+    if partly and queue.blind_at is None:
+        draft.events.append(f"queue {name}: partly blind, not scaling in: {partly}")
+    if not partly and queue.blind_at is not None:
+        draft.events.append(f"queue {name}: sees again")
+    blind_at = (queue.blind_at if queue.blind_at is not None else draft.now) if partly else None
+    draft.queues[name] = replace(_learn(draft, queue, name, reading, observation), blind_at=blind_at, why_blind=partly)
+
+
+def _learn(draft: Draft, queue: QueueMemory, name: str, reading: Reading, observation: Observation) -> QueueMemory:
+    """Arrivals = starts + growth of the waiting; service times as the workers measured them, older ones decayed."""
+    work = observation.work.get(name)
+    waiting, running = max(0, reading.waiting), max(0, reading.running)
+    arrivals, kept = queue.arrivals, 1.0
+    if queue.read_at is not None and draft.now > queue.read_at:
+        arrived = (work.started if work else 0) + waiting - queue.waiting
+        arrivals = _count(arrivals, draft.now, arrived)
+        kept = exp(-(draft.now - queue.read_at) / SERVICE_TAU_S)
+    ended = work.done + work.failed if work else 0
+    return replace(
+        queue,
+        waiting=waiting,
+        running=running,
+        read_at=draft.now,
+        arrivals=arrivals,
+        rate=max(0.0, sum(count for _, count in arrivals)) / RATE_WINDOW_S,
+        service_n=queue.service_n * kept + ended,
+        service_sum_s=queue.service_sum_s * kept + (work.service_s if work else 0.0),
+        running_sum_s=sum(work.running_s) if work else 0.0,
+    )
+
+
+def _count(arrivals: tuple[tuple[Seconds, int], ...], now: Seconds, arrived: int) -> tuple[tuple[Seconds, int], ...]:
+    """Add arrivals to the bucket of now, and forget what is older than the window."""
+    bucket = floor(now / RATE_BUCKET_S) * RATE_BUCKET_S
+    kept = tuple((at, count) for at, count in arrivals if now - at <= RATE_WINDOW_S)
+    if kept and kept[-1][0] == bucket:
+        return (*kept[:-1], (bucket, kept[-1][1] + arrived))
+    return (*kept, (bucket, arrived)) if arrived else kept
+
+
+# ── the operator's commands
+
+
+def _take_commands(draft: Draft, observation: Observation) -> None:
+    for name, memory in draft.pools.items():
+        if any(wake.until <= draft.now for wake in memory.wakes):
+            draft.pools[name] = replace(memory, wakes=tuple(w for w in memory.wakes if w.until > draft.now))
+    for command in observation.commands:
+        match command:
+            case WakeCommand(pool, count, for_s) if pool in draft.pools:
+                memory = draft.pools[pool]
+                wakes = (*memory.wakes, Wake(count, draft.now + for_s))
+                draft.pools[pool] = replace(
+                    memory, wakes=wakes, drained_until=0.0, failures=0, open_until=0.0, why_open=""
+                )
+                draft.events.append(f"pool {pool}: an operator wants {count} nodes up for {for_s:.0f} s")
+            case DrainCommand(pool, None, for_s) if pool in draft.pools:
+                until = draft.now + for_s if for_s is not None else FOREVER
+                draft.pools[pool] = replace(draft.pools[pool], drained_until=until, wakes=())
+                draft.events.append(f"pool {pool}: an operator drains it")
+            case DrainCommand(_, node, _, force) if node in draft.nodes:
+                _pin(draft, draft.nodes[node], force=force)
+            case DrainAllCommand():
+                draft.memory = replace(draft.memory, ending=True)
+                draft.events.append("fleet: an operator ends it, every node drains")
+            case _:
+                draft.events.append(f"command {command} names nothing that is here: ignored")
+
+
+def _pin(draft: Draft, node: Node, *, force: bool) -> None:
+    draft.nodes[node.id] = replace(node, pinned=True)
+    if force:
+        draft.forced.append(node.id)
+    draft.events.append(f"node {node.id}: an operator {'stops it by force' if force else 'drains it'}")

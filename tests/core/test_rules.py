@@ -1,0 +1,325 @@
+"""The rules of the design that the core can break, each as a property over random worlds.
+
+Each was seen to fail with its rule broken in the code; the docstring says how. A failing example prints its seed.
+"""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetd.core.decide import decide, resume
+from fleetd.core.memory import Memory
+from fleetd.core.model import (
+    Blind,
+    BudgetPolicy,
+    Drain,
+    DrainAllCommand,
+    DrainCommand,
+    Launch,
+    LimitsPolicy,
+    Observation,
+    Phase,
+    Stop,
+    Undrain,
+    WakeCommand,
+)
+from tests.core.world import Toy, blind_policy, policy, pool, spent
+
+SEEDS = st.integers(0, 2**32)
+ARRIVALS = st.lists(st.integers(0, 12), min_size=20, max_size=50)
+WILD = {"boot_fails": 0.15, "launch_fails": 0.1, "crash": 0.01}
+fast = settings(max_examples=15, deadline=None)
+
+
+def run(toy: Toy, arrivals: list[int], quiet_s: int = 0) -> list[object]:
+    plans = [toy.step(n) for n in arrivals]
+    plans += [toy.step() for _ in range(quiet_s)]
+    return plans
+
+
+def settle(toy: Toy) -> None:
+    """Let the world run until every job is done, and then for as long as scale-in may take."""
+    for _ in range(5000):
+        if not toy.waiting and not any(box.jobs for box in toy.boxes.values()):
+            break
+        toy.step()
+    run(toy, [0] * 200)
+
+
+@fast
+@given(SEEDS, ARRIVALS, st.integers(5, 60))
+def test_blind_source_never_scales_in_and_never_to_max(seed, arrivals, blind_s):
+    """Rule 1. Seen to fail with a Blind reading folded in as zero waiting, and with `_frozen` returning nothing."""
+    toy = Toy(policy(), seed)
+    run(toy, arrivals)
+    need = toy.memory.queues["resize"].need
+    toy.blind_until = toy.now + blind_s + 1
+    before = sum(1 for box in toy.boxes.values() if not box.fenced)
+    for _ in range(blind_s):
+        plan = toy.step()
+        assert not [i for i in plan.intents if isinstance(i, Drain)]
+        assert toy.memory.queues["resize"].need == need
+    slots = sum(1 for box in toy.boxes.values() if not box.fenced)
+    assert before <= slots <= max(before, int(need) + 1)
+
+
+def test_blind_source_falls_back_as_declared_after_its_grace():
+    """Rule 1, the fallback. Seen to fail with `_given_up` always False."""
+    toy = Toy(policy(sources=blind_policy(30.0, "min")), 1)
+    run(toy, [5] * 20)
+    toy.blind_until = toy.now + 1000
+    held = [toy.step() for _ in range(30)]
+    assert not [i for plan in held for i in plan.intents if isinstance(i, Drain)]
+    run(toy, [0] * 120)
+    assert not [box for box in toy.boxes.values() if not box.fenced]
+
+
+def test_blind_world_launches_nothing_and_moves_no_node():
+    """Rule 1 for providers. Seen to fail with the bound for a blind world taken out of `_affordable`."""
+    toy = Toy(policy(), 3)
+    run(toy, [3] * 30)
+    seen = replace(toy.observe(), now=toy.now + 5, worlds={"local": Blind("time-out")})
+    plan, after = decide(replace(seen, readings={}), toy.policy, toy.memory)
+    assert not [i for i in plan.intents if isinstance(i, Launch)]
+    assert set(after.nodes) == set(toy.memory.nodes)
+
+
+@fast
+@given(SEEDS, ARRIVALS)
+def test_booting_counts_as_capacity_so_that_a_burst_is_ordered_once(seed, arrivals):
+    """Rule 2. Seen to fail with COMING taken out of `counts`."""
+    toy = Toy(policy(pool(max_nodes=500)), seed, boot_s=(50.0, 60.0))
+    for n in arrivals:
+        plan = toy.step(n)
+        ordered = sum(i.order.count for i in plan.intents if isinstance(i, Launch))
+        need = toy.memory.queues["resize"].need
+        assert ordered == 0 or len(toy.boxes) <= need + 1
+
+
+@fast
+@given(SEEDS, ARRIVALS)
+def test_undrain_comes_before_launch(seed, arrivals):
+    """Rule 2. Seen to fail with the `_undrain` loop moved behind the launches."""
+    toy = Toy(policy(), seed, service_s=(20.0, 60.0))
+    run(toy, arrivals, quiet_s=60)
+    for n in arrivals:
+        toy.waiting += n
+        draining = {x.id for x in toy.memory.nodes.values() if x.phase is Phase.DRAINING and not x.pinned}
+        plan = toy.step()
+        launched = any(isinstance(i, Launch) for i in plan.intents)
+        freed = {i.node for i in plan.intents if isinstance(i, Undrain)}
+        stopped = {node for i in plan.intents if isinstance(i, Stop) for node in i.nodes}
+        gone = draining - set(toy.memory.nodes)
+        assert not launched or draining - stopped - gone <= freed
+
+
+@fast
+@given(SEEDS, ARRIVALS, st.booleans())
+def test_nothing_busy_is_ever_stopped(seed, arrivals, wild):
+    """Rule 3. Seen to fail with `_stop` taking every DRAINING node, whatever its lease says."""
+    toy = Toy(policy(pool(), pool("other", price_per_h=0.1)), seed, **(WILD if wild else {}))
+    run(toy, arrivals)
+    settle(toy)
+    assert toy.cut_busy == []
+
+
+def test_only_force_stops_a_busy_node():
+    """Rule 3. The operator's force is the one exception; a plain drain waits. Seen to fail with `force` ignored."""
+    toy = Toy(policy(), 1, service_s=(500.0, 500.0), boot_s=(1.0, 1.0))
+    run(toy, [1, 0, 0, 0, 0, 0])
+    (name,) = toy.boxes
+    assert toy.boxes[name].jobs
+    gentle = [toy.step(commands=(DrainCommand("local", name),)), toy.step(), toy.step()]
+    assert not [i for plan in gentle for i in plan.intents if isinstance(i, Stop)]
+    plan = toy.step(commands=(DrainCommand("local", name, force=True),))
+    assert [i.nodes for i in plan.intents if isinstance(i, Stop)] == [(name,)]
+
+
+@fast
+@given(SEEDS)
+def test_lost_node_is_no_capacity_yet_counts_against_max(seed):
+    """Rule 4. Seen to fail with LOST added to SERVING, and with `held` leaving lost nodes out."""
+    toy = Toy(policy(pool(max_nodes=4)), seed, service_s=(300.0, 400.0), boot_s=(1.0, 2.0))
+    run(toy, [4, *[0] * 10])
+    ready = [n for n in toy.memory.nodes.values() if n.phase is Phase.READY]
+    lost = toy.boxes[ready[0].id]
+    lost.silent_until = toy.now + 100
+    run(toy, [8] * 12)
+    assert toy.memory.nodes[lost.name].phase is Phase.LOST
+    assert len(toy.boxes) <= 4
+    run(toy, [0] * 100)
+    assert lost.name not in toy.memory.nodes or toy.memory.nodes[lost.name].phase is not Phase.LOST
+
+
+def test_an_outage_of_the_controller_makes_no_node_lost():
+    """Rule 4. Seen to fail with `resume` leaving `heard_at` as it was."""
+    toy = Toy(policy(), 5)
+    run(toy, [3] * 30)
+    ready = {n.id for n in toy.memory.nodes.values() if n.phase is Phase.READY}
+    assert ready
+    later = toy.now + 3600.0
+    memory = resume(toy.memory, later)
+    seen = replace(toy.observe(), now=later, leases={}, readings={"resize": Blind("not read yet")})
+    plan, after = decide(seen, toy.policy, memory)
+    assert {n.id for n in after.nodes.values() if n.phase is Phase.READY} == ready
+    assert plan.intents == ()
+
+
+@fast
+@given(SEEDS, ARRIVALS, st.floats(0.05, 1.0))
+def test_no_rolling_hour_costs_more_than_the_budget(seed, arrivals, hour):
+    """Rule 5. Seen to fail with the budget's bound taken out of `_affordable`, and without `_mind_budget`."""
+    dear = pool("dear", price_per_h=1.0, billing_minimum_s=60.0)
+    toy = Toy(policy(dear, budget=BudgetPolicy(hour=hour)), seed, service_s=(1.0, 59.0), boot_s=(1.0, 25.0))
+    for _ in range(4):
+        run(toy, arrivals * 2, quiet_s=20)
+    assert spent(toy) <= hour
+    assert toy.cut_busy == []
+
+
+@fast
+@given(SEEDS, ARRIVALS, st.integers(1, 6), st.integers(0, 3))
+def test_max_is_never_passed_and_min_is_held(seed, arrivals, most, least):
+    """Precedence max > min. Seen to fail with `held` counting ready nodes only."""
+    least = min(least, most)
+    toy = Toy(policy(pool(min_nodes=least, max_nodes=most)), seed)
+    for n in arrivals:
+        toy.step(n)
+        assert len(toy.boxes) <= most
+    run(toy, [0] * 150)
+    assert sum(1 for b in toy.boxes.values() if not b.fenced) >= least
+
+
+@fast
+@given(SEEDS, ARRIVALS, st.integers(0, 89))
+def test_a_restart_neither_doubles_nor_leaks_a_node(seed, arrivals, crash_at):
+    """Rule 6. The controller dies after acting but before it learns the outcome: the order is in memory, its answer lost.
+
+    Seen to fail with `_take_world` not clearing an order whose nodes are all there (they were owed twice), and with
+    strays not adopted (they leaked).
+    """
+    toy = Toy(policy(pool(max_nodes=60)), seed, boot_s=(30.0, 40.0))
+    for at, n in enumerate(arrivals):
+        if at == crash_at % len(arrivals):
+            toy.outcomes = []
+            toy.memory = resume(toy.memory, toy.now)
+        toy.step(n)
+        assert len(toy.boxes) <= max(60, toy.memory.queues["resize"].need + 1)
+    run(toy, [0] * 3)
+    assert set(toy.boxes) <= set(toy.memory.nodes)
+    settle(toy)
+    assert not [box for box in toy.boxes.values() if not box.fenced], "leaked"
+
+
+def test_strays_are_adopted_and_drained_when_not_needed():
+    """Rule 6. Memory is lost whole; the nodes are still found. Seen to fail with `_adopt` not called."""
+    toy = Toy(policy(), 8)
+    run(toy, [5] * 30)
+    toy.memory = Memory(epoch=9)
+    toy.step()
+    assert set(toy.memory.nodes) == set(toy.boxes)
+    settle(toy)
+    assert not [box for box in toy.boxes.values() if not box.fenced]
+
+
+def test_a_wedged_pool_does_not_stall_another():
+    """Rule 7. Orders to `cheap` are never answered; `dear` takes over once the order's deadline is past.
+
+    Seen to fail with an unanswered order that opens no breaker.
+    """
+    toy = Toy(policy(pool("cheap"), pool("dear", price_per_h=1.0)), 4, wedged=frozenset({"cheap"}))
+    run(toy, [2] * 33)
+    assert toy.memory.pools["cheap"].open_until > toy.now
+    assert {box.pool for box in toy.boxes.values()} == {"dear"}
+
+
+@fast
+@given(SEEDS, ARRIVALS)
+def test_same_input_same_plan_and_every_intent_has_a_reason(seed, arrivals):
+    """Rule 9. Seen to fail with a set iterated into the plan, and with a Launch of an empty reason."""
+    toy = Toy(policy(pool(), pool("other", price_per_h=0.1)), seed, **WILD)
+    run(toy, arrivals)
+    seen = toy.observe()
+    seen = replace(seen, now=seen.now + 1)
+    first = decide(seen, toy.policy, toy.memory)
+    assert first == decide(seen, toy.policy, toy.memory)
+    assert all(intent.reason for intent in first[0].intents)
+    assert first[0].sentences["app photos"].startswith("needs ")
+
+
+@pytest.mark.parametrize("wall", [float("-1e9"), 0.0])
+def test_a_clock_that_steps_back_moves_nothing_back(wall):
+    """What the policy engine is told never runs backwards. Seen to fail with `max` taken out of `begin`."""
+    toy = Toy(policy(), 2)
+    run(toy, [3] * 10)
+    _, after = decide(replace(toy.observe(), now=wall), toy.policy, toy.memory)
+    assert after.now == toy.memory.now
+
+
+def test_ramp_limits_hold():
+    """Launches per minute. Seen to fail with `launches_left` not counted down."""
+    toy = Toy(policy(pool(max_nodes=100), limits=LimitsPolicy(launches_per_min=5)), 6, service_s=(50, 60))
+    run(toy, [20] * 60)
+    assert len(toy.boxes) == 5
+
+
+def test_wake_holds_nodes_up_and_ends_by_itself():
+    """An operator's wake. Seen to fail with `floor_of` ignoring wakes."""
+    toy = Toy(policy(), 7)
+    toy.step(commands=(WakeCommand("local", 2, 60.0),))
+    run(toy, [0] * 40)
+    assert sum(1 for b in toy.boxes.values() if not b.fenced) == 2
+    run(toy, [0] * 120)
+    assert not toy.boxes
+
+
+def test_the_fleet_ends_and_launches_nothing_more():
+    """`--drain`. Seen to fail with `ending` not looked at in `fill`."""
+    toy = Toy(policy(pool(min_nodes=1)), 9)
+    run(toy, [6] * 20)
+    toy.step(commands=(DrainAllCommand(),))
+    plans = run(toy, [6] * 150)
+    assert not toy.boxes
+    assert not [i for plan in plans for i in plan.intents if isinstance(i, Launch)]
+    assert toy.cut_busy == []
+
+
+def test_the_dearest_goes_first_and_the_paid_minimum_is_used():
+    """Scale-in order. Seen to fail with the sort key's sign turned, and with the minimum ignored."""
+    cheap, dear = pool("cheap", price_per_h=0.1), pool("dear", price_per_h=1.0, billing_minimum_s=200.0)
+    toy = Toy(policy(cheap, dear), 10, service_s=(5.0, 6.0), boot_s=(1.0, 2.0))
+    run(toy, [12] * 30)
+    assert {b.pool for b in toy.boxes.values()} == {"cheap", "dear"}
+    drained = []
+    for _ in range(700):
+        drained += [(toy.now, i.pool, i.node) for i in toy.step().intents if isinstance(i, Drain)]
+    born = {name: at for at, _, name in drained}
+    assert [p for _, p, _ in drained if p == "dear"], "nothing dear was drained"
+    first_cheap = min(at for at, p, _ in drained if p == "cheap")
+    assert all(at <= first_cheap for at, p, _ in drained if p == "dear") or born
+    assert all(at - 1000.0 >= 200.0 for at, p, _ in drained if p == "dear")
+
+
+def test_numbers_of_the_first_demand_rule():
+    """412 jobs of 1.2 s, objective 30 s: 412·1.2/(1.2 + 21) = 22.3 slots, so 23 nodes with one slot each."""
+    fleet = policy(pool(max_nodes=100))
+    fleet = replace(fleet, queues={"resize": replace(fleet.queues["resize"], service_s=1.2)})
+    toy = Toy(fleet, 1)
+    toy.waiting = 412
+    plan, memory = decide(replace(toy.observe(), now=1.0), fleet, Memory(epoch=1))
+    (launch,) = plan.intents
+    assert isinstance(launch, Launch)
+    assert memory.queues["resize"].need == pytest.approx(412 * 1.2 / 22.2)
+    assert (launch.order.count, launch.order.total, launch.order.key) == (23, 23, "1-1")
+    assert plan.sentences["app photos"] == (
+        "needs 22.3 slots, has 23 there or coming: resize: 412 waiting, 0 running, 0.0/s arriving, 1.2 s each (assumed), "
+        "to start within 30 s: 22.3 slots. launching 23 in local"
+    )
+
+
+def test_an_empty_observation_plans_nothing():
+    plan, _ = decide(Observation(now=1.0), policy(), Memory())
+    assert plan.intents == ()
+    assert plan.sentences["pool local"] == "0 of 10 nodes, 0 ready, 0 coming"
