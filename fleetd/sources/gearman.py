@@ -1,0 +1,132 @@
+"""Queue depth of one or several Gearman dispatchers.
+
+Promises: asks nothing but `prioritystatus` and `status`; a member that cannot be read keeps its last values and is
+named with the reason in `Reading.partial`; one that never answered counts nothing, and is named too; where no member
+answers, `SourceError`. Members are read at the same time, each within `timeout` seconds.
+
+A queue is a glob over function names. A dispatcher learns a function at its first use, so a glob that matches nothing
+is an empty queue. Waiting is the sum of the priorities in `prioritystatus`; the total of `status` includes running
+jobs and would count those twice. The two are two commands: a job that starts between them may be missing from both
+or in both for one tick.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import ClassVar, Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from fleetd.codecs.admin import CommandRefusedError, FunctionStatus
+from fleetd.core.model import Reading
+from fleetd.core.ports import Nudge
+from fleetd.dispatchers.address import parse_address
+from fleetd.dispatchers.admin import AdminConnection
+from fleetd.errors import FleetdError, SourceError, UsageError
+
+MAX_SERVERS: Final = 64
+
+
+class GearmanOptions(BaseModel):
+    """What stands under `gearman:` in the policy. `timeout` in seconds bounds one member's reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    servers: list[str] = Field(min_length=1, max_length=MAX_SERVERS)
+    timeout: float = Field(default=2.0, gt=0, le=60, allow_inf_nan=False)
+
+    @field_validator("servers")
+    @classmethod
+    def _each_once(cls, servers: list[str]) -> list[str]:
+        """Spell every address in full, so that '10.0.0.5' and '10.0.0.5:4730' are seen to be one."""
+        seen: list[str] = []
+        for text in servers:
+            try:
+                address = str(parse_address(text))
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+            if address in seen:
+                raise ValueError(f"{text!r} is listed twice; a dispatcher's jobs would count double")
+            seen.append(address)
+        return seen
+
+
+class _Depth(NamedTuple):
+    waiting: int
+    running: int
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """One dispatcher: its connection and what it last said, by function."""
+
+    admin: AdminConnection
+    last: Mapping[str, _Depth] = field(default_factory=dict)
+    answered: bool = False
+
+
+class GearmanSource:
+    """A Source, as `core.ports` describes it; `queues` is glob by queue name."""
+
+    Options: ClassVar[type[GearmanOptions]] = GearmanOptions
+
+    def __init__(self, name: str, options: GearmanOptions, queues: Mapping[str, str]) -> None:
+        self._name = name
+        self._timeout_s = options.timeout
+        self._queues = dict(queues)
+        self._members = [
+            _Member(AdminConnection(parse_address(server), timeout_s=options.timeout)) for server in options.servers
+        ]
+
+    async def open(self, nudge: Nudge) -> None:
+        """Do nothing: the first reading connects, and a dispatcher tells nothing unasked."""
+
+    async def read(self) -> Sequence[Reading]:
+        """Return a Reading for every queue; raises SourceError with every member's reason where none answers."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._ask(member)) for member in self._members]
+        faults = tuple(reason for task in tasks if (reason := task.result()))
+        if len(faults) == len(self._members):
+            raise SourceError(f"source {self._name}: {'; '.join(faults)}")
+        return [self._reading(queue, glob, faults) for queue, glob in self._queues.items()]
+
+    async def close(self) -> None:
+        """Drop every connection; safe twice."""
+        for member in self._members:
+            await member.admin.close()
+
+    async def _ask(self, member: _Member) -> str | None:
+        """Refresh what a member last said; return why it is blind where it is."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                member.last = await _depths(member.admin)
+        except TimeoutError:
+            reason = f"dispatcher {member.admin.address}: no answer within {self._timeout_s:g} s"
+        except FleetdError as error:
+            reason = str(error)
+        else:
+            member.answered = True
+            return None
+        return reason if member.answered else f"{reason}; it has not answered yet and counts nothing"
+
+    def _reading(self, queue: str, glob: str, faults: tuple[str, ...]) -> Reading:
+        depths = [
+            depth for member in self._members for function, depth in member.last.items() if fnmatchcase(function, glob)
+        ]
+        waiting, running = sum(depth.waiting for depth in depths), sum(depth.running for depth in depths)
+        return Reading(queue, waiting, running, partial=faults)
+
+
+async def _depths(admin: AdminConnection) -> dict[str, _Depth]:
+    try:
+        backlog = {row.function: row.waiting for row in await admin.priority_status()}
+    except CommandRefusedError:
+        backlog = None  # an older dispatcher: what it has in total and does not run, waits
+    return {row.function: _Depth(_waiting(row, backlog), row.running) for row in await admin.status()}
+
+
+def _waiting(row: FunctionStatus, backlog: Mapping[str, int] | None) -> int:
+    if backlog is None:
+        return max(0, row.total - row.running)
+    return backlog.get(row.function, 0)
