@@ -115,8 +115,8 @@ class ControllerPolicy:
 
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one, chosen once and remembered
-    join: str | None = None
-    token: str | None = None
+    join: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +183,11 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that a provider sees of its pool."""
+    """All that a provider sees of its pool. `fresh`: it was not shown to a tick before, so absence in it is news."""
 
     sightings: tuple[Sighting, ...] = ()
     offer: Offer = Offer()
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)

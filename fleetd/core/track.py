@@ -44,7 +44,7 @@ BACKOFF_S: Final = (10.0, 300.0)  # first, most
 EXHAUSTED_S: Final = 60.0
 REFUSED_S: Final = 300.0
 FOREVER: Final = 1e12  # finite, since JSON knows no infinity
-RATE_WINDOW_S: Final = 60.0
+RATE_WINDOW_S: Final = 30.0
 RATE_BUCKET_S: Final = 5.0
 SERVICE_TAU_S: Final = 600.0
 
@@ -83,7 +83,7 @@ def begin(observation: Observation, policy: Policy, memory: Memory) -> Draft:
     )
     _take_outcomes(draft, observation, policy)
     for name, world in observation.worlds.items():
-        if name in policy.pools and isinstance(world, World):
+        if name in policy.pools and isinstance(world, World) and world.fresh:
             _take_world(draft, policy.pools[name], world, observation)
     _take_leases(draft, observation)
     _expire(draft, observation, policy)

@@ -6,24 +6,25 @@ so that a rule is checked against what happened and not against what the code be
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from fleetd.core.decide import decide
 from fleetd.core.memory import Memory
 from fleetd.core.model import (
     AppPolicy,
     Blind,
-    BudgetPolicy,
     Command,
     Drain,
     DrainCommand,
+    Intent,
     Launch,
     Launched,
     LaunchFailed,
     LeaseView,
-    LimitsPolicy,
     Objective,
     Observation,
     OnBlind,
+    Order,
     Outcome,
     Plan,
     Policy,
@@ -35,13 +36,12 @@ from fleetd.core.model import (
     Stop,
     Stopped,
     Undrain,
-    WakeCommand,
     Work,
     World,
 )
 
 
-def policy(*pools: PoolPolicy, **changes: object) -> Policy:
+def policy(*pools: PoolPolicy, **changes: Any) -> Policy:
     """A fleet of one app and one queue, over the given pools."""
     base = Policy(
         fleet="test",
@@ -54,12 +54,12 @@ def policy(*pools: PoolPolicy, **changes: object) -> Policy:
     return replace(base, **changes)
 
 
-def pool(name: str = "local", **changes: object) -> PoolPolicy:
+def pool(name: str = "local", **changes: Any) -> PoolPolicy:
     """A pool of at most ten nodes with one slot each."""
     return replace(PoolPolicy(name, "fake", None, ("photos",), slots=1, max_nodes=10), **changes)
 
 
-def blind_policy(hold_s: float, then: str) -> dict[str, SourcePolicy]:
+def blind_policy(hold_s: float, then: Literal["keep", "min"]) -> dict[str, SourcePolicy]:
     """Sources whose blindness is held so long."""
     return {"main": SourcePolicy("main", "fake", None, OnBlind(hold_s, then))}
 
@@ -87,7 +87,7 @@ class Toy:
 
     policy: Policy
     seed: int
-    memory: Memory = Memory(epoch=1)
+    memory: Memory = field(default_factory=lambda: Memory(epoch=1))
     now: float = 1000.0
     waiting: int = 0
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -110,6 +110,11 @@ class Toy:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
+
+    def wild(self) -> "Toy":
+        """Let boots fail, launches fail and nodes crash."""
+        self.boot_fails, self.launch_fails, self.crash = 0.15, 0.1, 0.01
+        return self
 
     # ── a tick
 
@@ -155,6 +160,7 @@ class Toy:
         return box.ready_at <= self.now and box.silent_until <= self.now
 
     def _lease(self, box: Box) -> LeaseView:
+        state: Literal["working", "draining", "drained"]
         state = "working" if not box.fenced else "draining" if box.jobs else "drained"
         idle_s = 0.0 if box.jobs else self.now - max(box.idle_since, box.ready_at)
         return LeaseView(box.name, box.pool, "photos", state, box.slots, len(box.jobs), idle_s, 0.0)
@@ -185,7 +191,7 @@ class Toy:
 
     # ── what fleetd makes happen
 
-    def _act(self, intent: object) -> None:
+    def _act(self, intent: Intent) -> None:
         match intent:
             case Launch(order):
                 self._launch(order)
@@ -203,7 +209,7 @@ class Toy:
                         self.boxes[node].stops_at = self.now + 1.0
                 self.outcomes.append(Stopped(nodes))
 
-    def _launch(self, order: object) -> None:
+    def _launch(self, order: Order) -> None:
         if order.pool in self.wedged:
             return
         if self.chance.random() < self.launch_fails:
@@ -232,4 +238,3 @@ def spent(toy: Toy, window_s: float = 3600.0) -> float:
             start += 1
         best = max(best, total)
     return best
-

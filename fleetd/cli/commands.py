@@ -1,0 +1,203 @@
+"""The controller's commands. Each loads only what it needs, prints a table for people or `--json` for programs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import click
+import typer
+
+from fleetd.core.units import seconds
+from fleetd.errors import FleetdError, UsageError
+
+app = typer.Typer(
+    help="Watches job queues and keeps just enough workers alive.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="More commands: worker, submit (each with --help). Exit codes: 0 done, 1 failed, 2 wrong usage or policy, "
+    "3 unreachable, 4 a job failed or was late.",
+)
+DEFAULT_WAKE: Final = "1h"
+PolicyFile = Annotated[Path, typer.Option("--policy", "-p", help="the policy file")]
+Fleet = Annotated[str | None, typer.Option("--fleet", help="which fleet, where several run here")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs")]
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns its exit code. What click finds wrong is one line and code 2."""
+    try:
+        code = app(argv, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except click.ClickException as error:
+        raise UsageError(f"{error.format_message()} See `fleetd --help`.") from None
+    except click.Abort:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+@app.command()
+def run(
+    policy: PolicyFile,
+    drain: Annotated[bool, typer.Option("--drain", help="at Ctrl-C or TERM, drain and end every worker first")] = False,
+    log_format: Annotated[str, typer.Option("--log-format", help="text or json")] = "text",
+    live: Annotated[bool | None, typer.Option("--live/--no-live", help="the live view; default: on a terminal")] = None,
+) -> int:
+    """Run the controller. Ctrl-C leaves the workers alive; the next start adopts them. SIGHUP reloads the policy."""
+    from fleetd.cli.run import Options, run_controller
+
+    if log_format not in ("text", "json"):
+        raise UsageError(f"--log-format: must be text or json, not {log_format!r}")
+    view = sys.stdout.isatty() if live is None else live
+    return run_controller(policy, Options(drain=drain, live=view, json=log_format == "json"))
+
+
+@app.command()
+def check(policy: Annotated[Path, typer.Argument(help="the policy file")]) -> None:
+    """Check a policy file; prints every error with its place."""
+    from fleetd.config import load
+
+    loaded = load(policy)
+    print(f"{policy}: good: fleet {loaded.fleet}, {len(loaded.queues)} queues, {len(loaded.pools)} pools")
+
+
+@app.command()
+def schema() -> None:
+    """Print the policy's JSON Schema, for editors."""
+    from fleetd.config import schema as make
+
+    print(json.dumps(make(), indent=2))
+
+
+@app.command()
+def init(
+    policy: Annotated[Path, typer.Argument(help="the file to write")] = Path("fleetd.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="overwrite a file that is there")] = False,
+) -> None:
+    """Write a first policy file, and a first app beside it where there is none."""
+    from fleetd.config import first_policy
+
+    if policy.exists() and not force:
+        raise UsageError(f"{policy}: is there already; --force overwrites it")
+    jobs = policy.parent / "app" / "jobs.py"
+    try:
+        jobs.parent.mkdir(parents=True, exist_ok=True)
+        if not jobs.exists():
+            jobs.write_text(FIRST_APP)
+        policy.write_text(first_policy())
+    except OSError as error:
+        raise FleetdError(f"{error.filename}: {error.strerror}") from None
+    print(f"wrote {policy} and {jobs}; next: fleetd check {policy}, then fleetd run --policy {policy}")
+
+
+@app.command()
+def plan(policy: PolicyFile, as_json: Json = False) -> None:
+    """Say what would be done now, and why. Reads queues and nodes; changes nothing."""
+    from fleetd.cli.dry import dry_plan
+
+    result = dry_plan(policy)
+    if as_json:
+        print(json.dumps(result))
+        return
+    for line in result["intents"] or ["nothing to do"]:
+        print(line)
+    for about, why in result["why"].items():
+        print(f"  {about}: {why}")
+
+
+@app.command()
+def status(fleet: Fleet = None, as_json: Json = False) -> None:
+    """Show queues, pools and nodes of the running fleet."""
+    picture = _call("GET", "/v1/status", fleet)
+    if as_json:
+        print(json.dumps(picture))
+        return
+    from rich.console import Console
+
+    from fleetd.cli import render
+
+    Console().print(render.fleet(picture))
+
+
+@app.command()
+def explain(
+    pool: Annotated[str | None, typer.Argument(help="a pool or an app; all where none is named")] = None,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Say why the fleet is as it is: the last decision on each app and pool, in a sentence with its numbers."""
+    why: dict[str, str] = _call("GET", "/v1/status", fleet)["why"]
+    if pool is not None:
+        chosen = {about: text for about, text in why.items() if about.partition(" ")[2] == pool}
+        if not chosen:
+            known = ", ".join(about.partition(" ")[2] for about in why)
+            raise UsageError(f"explain: no pool or app {pool!r}{_nearest(pool, known.split(', '))}; there are: {known}")
+        why = chosen
+    print(json.dumps(why) if as_json else "\n".join(f"{about}: {text}" for about, text in why.items()))
+
+
+@app.command()
+def wake(
+    pool: Annotated[str, typer.Argument(help="the pool")],
+    count: Annotated[int, typer.Option("--count", min=1, help="nodes to hold up at least")] = 1,
+    for_: Annotated[str, typer.Option("--for", help="for how long")] = DEFAULT_WAKE,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Hold nodes of a pool up, whatever the queues say; it ends by itself."""
+    _done(_call("POST", "/v1/wake", fleet, pool=pool, count=count, for_s=_duration(for_)), as_json)
+
+
+@app.command()
+def drain(
+    target: Annotated[str, typer.Argument(help="a pool or a node")],
+    for_: Annotated[str | None, typer.Option("--for", help="a pool: for how long; default: until `wake`")] = None,
+    force: Annotated[bool, typer.Option("--force", help="do not wait for running jobs; they go to another")] = False,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Let a node, or a whole pool, finish its jobs and go."""
+    for_s = None if for_ is None else _duration(for_)
+    body: dict[str, Any] = {"target": target, "force": force} | ({} if for_s is None else {"for_s": for_s})
+    _done(_call("POST", "/v1/drain", fleet, **body), as_json)
+
+
+def _call(method: str, path: str, fleet: str | None, **body: Any) -> dict[str, Any]:
+    from fleetd.cli.remote import call
+
+    return call(method, path, fleet, **body)
+
+
+def _done(answer: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(answer) if as_json else answer["done"])
+
+
+def _duration(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise UsageError(f"--for: {error}") from None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+FIRST_APP: Final = '''"""A first app: jobs are functions from bytes to bytes."""
+
+from fleetd.worker import Context, job
+
+
+@job
+def greet(payload: bytes, context: Context) -> str:
+    """Return a greeting; try it: fleetd submit greet --payload World"""
+    context.progress(1, 1)
+    return f"Hello, {payload.decode()}!"
+'''

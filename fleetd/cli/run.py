@@ -1,0 +1,166 @@
+"""`fleetd run`: the controller, its API and its live view in one event loop; signals; the orderly end."""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Final
+
+import structlog
+
+from fleetd.cli.remote import announce, state_folder
+from fleetd.config import diff, load
+from fleetd.control.loop import Controller, Say
+from fleetd.control.status import status
+from fleetd.control.wiring import Home, make_adapters
+from fleetd.core.model import DrainAllCommand, Policy
+from fleetd.errors import FleetdError
+from fleetd.store.sqlite import Store
+from fleetd.web.api import make_app
+from fleetd.web.serve import bind, make_server
+
+FRAME_S: Final = 0.5
+HISTORY: Final = 60
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run: `drain` ends the workers at the end; `live` draws the view, otherwise events are logged, as `json`."""
+
+    drain: bool
+    live: bool
+    json: bool
+
+
+def run_controller(path: Path, options: Options) -> int:
+    """Run until ended by a signal; returns the exit code."""
+    policy = load(path)
+    store = Store(state_folder(policy.fleet))
+    try:
+        return asyncio.run(_run(path, policy, store, options))
+    finally:
+        store.close()
+
+
+async def _run(path: Path, policy: Policy, store: Store, options: Options) -> int:
+    log = _log(options)
+    join = policy.controller.join or store.meta("join", secrets.token_hex(32)) or ""
+    token = policy.controller.token or store.meta("token", secrets.token_urlsafe(24)) or ""
+    listener = _listen(policy, store)
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    home = Home(store.folder, store.meta("instance", secrets.token_hex(8)) or "", url, join)
+    controller = Controller(policy, store, lambda wanted: make_adapters(wanted, home), log)
+    server = make_server(make_app(controller, join, token))
+    announce(store.folder, url, token)
+    log("start", f"fleet {policy.fleet}, epoch {controller.memory.epoch}, {url}, state in {store.folder}")
+    life = asyncio.create_task(controller.run())
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    others = [serving]
+    _on_signals(controller, life, path, options, log)
+    if options.live:
+        others.append(asyncio.create_task(_view(controller)))
+    try:
+        await asyncio.wait([life, serving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        life.cancel()
+        server.should_exit = True
+        controller.leases.let_go()
+        for task in others[1:]:
+            task.cancel()
+        await asyncio.wait([life, *others], timeout=5.0)
+        (store.folder / "controller.json").unlink(missing_ok=True)
+    left = len(controller.memory.nodes)
+    log("end", f"{left} nodes live on; the next start adopts them" if left else "no node is left")
+    if not life.cancelled() and (error := life.exception()):
+        raise error
+    return 0
+
+
+def _listen(policy: Policy, store: Store) -> socket:
+    """Bind the policy's address; a port chosen once is kept, so that workers find a restarted controller again."""
+    host, port = policy.controller.host, policy.controller.port
+    if host not in LOOPBACK and policy.controller.join is None:
+        raise FleetdError(
+            f"controller.listen: {host} is beyond loopback and needs controller.join: a lease is a credential"
+        )
+    if port:
+        return bind(host, port)
+    remembered = int(store.meta("port") or 0)
+    try:
+        listener = bind(host, remembered)
+    except FleetdError:
+        listener = bind(host, 0)
+    store.set_meta("port", str(listener.getsockname()[1]))
+    return listener
+
+
+def _log(options: Options) -> Say:
+    """Return what writes a line of the log to standard error; silent under the live view, which shows the events."""
+    renderer = structlog.processors.JSONRenderer() if options.json else structlog.dev.ConsoleRenderer(colors=False)
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    logger = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=[stamp, renderer])
+
+    def say(kind: str, text: str) -> None:
+        if not options.live:
+            logger.msg(text, kind=kind)
+
+    return say
+
+
+def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, options: Options, log: Say) -> None:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def end() -> None:
+        if options.drain and not controller.memory.ending:
+            controller.submit(DrainAllCommand())
+            return
+        life.cancel()
+
+    def hang_up() -> None:
+        task = asyncio.create_task(_reload(controller, path, log))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+
+
+async def _reload(controller: Controller, path: Path, log: Say) -> None:
+    """Take the policy anew and print the difference; an invalid file changes nothing."""
+    try:
+        policy = await asyncio.to_thread(load, path)
+    except FleetdError as error:
+        for line in str(error).splitlines():
+            log("reload", f"{line} (the old policy stays)")
+        return
+    if policy.fleet != controller.policy.fleet:
+        log("reload", f"{path}: fleet: cannot change while {controller.policy.fleet} runs (the old policy stays)")
+        return
+    changes = diff(controller.policy, policy)
+    await controller.reload(policy)
+    for line in changes or ["nothing changed"]:
+        log("reload", line)
+
+
+async def _view(controller: Controller) -> None:
+    """Draw the live view until cancelled."""
+    from rich.live import Live
+
+    from fleetd.cli import render
+
+    history: deque[float] = deque(maxlen=HISTORY)
+    with Live(screen=os.environ.get("TERM") != "dumb", auto_refresh=False) as live, suppress(asyncio.CancelledError):
+        while True:
+            history.append(sum(queue.waiting for queue in controller.memory.queues.values()))
+            live.update(render.fleet(status(controller), history=tuple(history)), refresh=True)
+            await asyncio.sleep(FRAME_S)

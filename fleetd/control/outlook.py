@@ -1,0 +1,122 @@
+"""All adapters of one policy, opened, watched and closed together: what the fleet looks like now.
+
+Promises: an adapter that cannot be opened, read or closed costs its own pool or queues alone, and no time of others.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from fleetd.control.watch import Watch, one_line
+from fleetd.core.model import Blind, Policy, Reading, Seconds, World
+from fleetd.core.ports import Nudge, Provider, Source
+
+CLOSE_TIMEOUT_S: Final = 2.0
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Adapters:
+    """What the policy's names were made into."""
+
+    sources: Mapping[str, Source]
+    providers: Mapping[str, Provider]
+
+
+class Outlook:
+    """The watches over the adapters of a policy."""
+
+    def __init__(self, adapters: Adapters, clock: Callable[[], Seconds], nudge: Nudge) -> None:
+        """Nothing is asked before `start`."""
+        self.adapters = adapters
+        self._sources = {
+            name: Watch(f"source {name}", _opening(source, nudge, _reader(source)), clock)
+            for name, source in adapters.sources.items()
+        }
+        self._pools = {
+            name: Watch(f"pool {name}", _opening(provider, nudge, provider.list), clock)
+            for name, provider in adapters.providers.items()
+        }
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Watch until `close`."""
+        self._tasks = {asyncio.create_task(watch.run()) for watch in self._sources.values()}
+        self._tasks |= {asyncio.create_task(watch.run()) for watch in self._pools.values()}
+
+    async def look(self, limit_s: Seconds) -> None:
+        """Wait until every adapter has answered or failed, but not for one that does neither."""
+        looked = [watch.looked for watch in self._sources.values()] + [watch.looked for watch in self._pools.values()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for event in looked:
+                    await event.wait()
+
+    def readings(self, policy: Policy) -> dict[str, Reading | Blind]:
+        """Return the latest reading of every queue."""
+        result: dict[str, Reading | Blind] = {}
+        for name, queue in policy.queues.items():
+            watch = self._sources.get(queue.source)
+            latest = watch.latest() if watch else Blind("not read yet")
+            if isinstance(latest, Blind):
+                result[name] = latest
+            else:
+                result[name] = latest.get(name, Blind(f"source {queue.source} said nothing of it"))
+        return result
+
+    def worlds(self) -> dict[str, World | Blind]:
+        """Return the latest world of every pool; what is returned a second time is no longer `fresh`."""
+        result: dict[str, World | Blind] = {}
+        for name, watch in self._pools.items():
+            latest, fresh = watch.latest(), watch.fresh
+            watch.fresh = False
+            result[name] = replace(latest, fresh=fresh) if isinstance(latest, World) else latest
+        return result
+
+    def look_again(self, pool: str) -> None:
+        """Ask the pool's provider now: its nodes have just changed."""
+        if pool in self._pools:
+            self._pools[pool].kick.set()
+
+    async def close(self) -> list[str]:
+        """Stop watching and close every adapter; return what went wrong with that. Bounded, whatever they do."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+        adapters: list[Source | Provider] = [*self.adapters.sources.values(), *self.adapters.providers.values()]
+        closing = [asyncio.create_task(_close(adapter)) for adapter in adapters]
+        if not closing:
+            return []
+        done, late = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT_S)
+        for task in late:
+            task.cancel()
+        failed = [error for task in done if not task.cancelled() and (error := task.exception())]
+        return [one_line(error) for error in failed] + ["an adapter did not close in time"] * len(late)
+
+
+async def _close(adapter: Source | Provider) -> None:
+    await adapter.close()
+
+
+def _opening(adapter: Source | Provider, nudge: Nudge, ask: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """Return `ask` that opens the adapter first, and again until that has succeeded."""
+    opened = False
+
+    async def call() -> T:
+        nonlocal opened
+        if not opened:
+            await adapter.open(nudge)
+            opened = True
+        return await ask()
+
+    return call
+
+
+def _reader(source: Source) -> Callable[[], Awaitable[dict[str, Reading]]]:
+    async def read() -> dict[str, Reading]:
+        return {reading.queue: reading for reading in await source.read()}
+
+    return read

@@ -1,0 +1,100 @@
+"""One picture of the fleet as plain JSON values: what the API gives and every view renders. Reads, changes nothing."""
+
+from typing import Any
+
+from fleetd import __version__
+from fleetd.control.loop import Controller
+from fleetd.core.demand import mean_service
+from fleetd.core.lifecycle import COMING
+from fleetd.core.memory import Memory, Node
+from fleetd.core.model import Phase, Plan, Policy, Seconds
+from fleetd.core.track import boot_estimate
+
+
+def status(controller: Controller, recent: int = 12) -> dict[str, Any]:
+    """Return the running fleet: queues, apps, pools, nodes, money, and the last `recent` events. Times in seconds."""
+    picture = picture_of(controller.policy, controller.memory, controller.plan, controller.clock())
+    return {
+        "version": __version__,
+        "uptime_s": round(controller.clock() - controller.started_at, 1),
+        **picture,
+        "dead": controller.count_dead(),
+        "events": [{"at": e.at, "kind": e.kind, "text": e.text} for e in controller.events(recent)],
+    }
+
+
+def picture_of(policy: Policy, memory: Memory, plan: Plan, now: Seconds) -> dict[str, Any]:
+    """Return what memory and plan say, by the policy's names."""
+    spend = memory.spend
+    return {
+        "fleet": policy.fleet,
+        "epoch": memory.epoch,
+        "ending": memory.ending,
+        "currency": policy.currency,
+        "spent": {"hour": sum(money for _, money in spend.minutes), "month": spend.month_total},
+        "queues": {name: _queue(policy, memory, name, now) for name in policy.queues},
+        "pools": {name: _pool(policy, memory, name, now) for name in policy.pools},
+        "nodes": [
+            _node(node, now) for node in sorted(memory.nodes.values(), key=lambda n: (n.pool, n.launched_at, n.id))
+        ],
+        "why": dict(plan.sentences),
+    }
+
+
+def _queue(policy: Policy, memory: Memory, name: str, now: Seconds) -> dict[str, Any]:
+    queue, rule = memory.queues.get(name), policy.queues[name]
+    if queue is None:
+        return {"app": rule.app, "blind": "not read yet", "waiting": None, "running": None}
+    read = queue.read_at is not None
+    return {
+        "app": rule.app,
+        "waiting": queue.waiting if read else None,
+        "running": queue.running if read else None,
+        "rate": queue.rate,
+        "service_s": mean_service(queue, rule),
+        "service_measured": queue.service_n >= 1.0,
+        "need": queue.need,
+        "objective_s": rule.objective.wait_s,
+        "blind": queue.why_blind if queue.blind_at is not None else "",
+        "blind_s": now - queue.blind_at if queue.blind_at is not None else 0.0,
+    }
+
+
+def _pool(policy: Policy, memory: Memory, name: str, now: Seconds) -> dict[str, Any]:
+    pool, known = policy.pools[name], memory.pools.get(name)
+    nodes = [node for node in memory.nodes.values() if node.pool == name]
+    phases = [node.phase for node in nodes]
+    return {
+        "kind": pool.kind,
+        "apps": list(pool.apps),
+        "slots": pool.slots,
+        "min": pool.min_nodes,
+        "max": pool.max_nodes,
+        "price_per_h": pool.price_per_h,
+        "ready": phases.count(Phase.READY),
+        "coming": sum(phase in COMING for phase in phases),
+        "draining": phases.count(Phase.DRAINING) + phases.count(Phase.STOPPING),
+        "lost": phases.count(Phase.LOST) + phases.count(Phase.FAILED),
+        "busy": sum(node.busy for node in nodes),
+        "boot_s": boot_estimate(known) if known and known.boots_s else None,
+        "breaker_s": max(0.0, known.open_until - now) if known else 0.0,
+        "breaker_why": known.why_open if known else "",
+        "drained": bool(known and known.drained_until > now),
+    }
+
+
+def _node(node: Node, now: Seconds) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "pool": node.pool,
+        "app": node.app,
+        "phase": str(node.phase),
+        "phase_s": round(now - node.since, 1),
+        "age_s": round(now - node.launched_at, 1),
+        "slots": node.slots,
+        "busy": node.busy,
+        "idle_s": round(node.idle_s, 1),
+        "lease_s": round(now - node.heard_at, 1) if node.heard_at is not None else None,
+        "digest": node.digest,
+        "reason": node.reason,
+    }

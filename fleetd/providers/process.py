@@ -1,0 +1,252 @@
+"""Local processes as capacity: each node is a worker of ours, started here, living on when the controller ends.
+
+A node's identity is its process id with its start time, so that a recycled number is never mistaken for it. Nothing is
+remembered: the truth is `/proc`, where every worker carries its fleet and order on its command line.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Seconds, Sighting, Stopped, World
+from fleetd.core.ports import Nudge, WorkerLaunch
+from fleetd.errors import ProviderError, RefusedError
+
+Words = list[str]  # of a command line
+FLAG: Final = "--order-key"
+_KEY: Final = re.compile(rb"([\x21-\x7e]+)/([^/]+)/(\d{1,9})")
+POLL_S: Final = 0.05
+KILL_WAIT_S: Final = 5.0
+LOGS_KEPT: Final = 200
+_CHILDREN: Final[set[int]] = set()  # the process's, not one provider's: the next one of this pool reaps them too
+
+
+class ProcessOptions(BaseModel):
+    """What stands under `process:` in a pool."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nice: int = Field(
+        default=0, ge=0, le=19, description="niceness of the workers, 0 to 19: leave others air to breathe"
+    )
+
+
+class ProcessProvider:
+    """Starts workers as processes of this machine."""
+
+    Options: ClassVar[type[ProcessOptions]] = ProcessOptions
+    victims: ClassVar[Literal["exact"]] = "exact"
+
+    def __init__(self, pool: PoolPolicy, options: ProcessOptions, launch: WorkerLaunch) -> None:
+        """`launch` tells what a worker's command line needs."""
+        self._pool, self._options, self._launch = pool, options, launch
+        self._mark = f"{launch.instance}/{pool.name}/"
+        self._turn = asyncio.Lock()  # two launches of one order at the same time must not both find nothing
+
+    async def open(self, nudge: Nudge) -> None:
+        """A process ends without telling, so there is nothing to nudge for."""
+        del nudge
+
+    async def close(self) -> None:
+        """Nothing is held; the workers live on."""
+
+    async def list(self) -> World:
+        """Return every worker of this pool that runs on this machine, by whichever controller it was started."""
+        _reap()
+        found = await self._find()
+        return World(tuple(Sighting(name, "up", at.app, at.key) for name, at in found.items()))
+
+    async def launch(self, order: Order) -> Launched:
+        """Start what is missing of the order; a worker that runs already under its key is counted, not doubled."""
+        app = self._launch.apps.get(order.app)
+        if app is None or app.path is None:
+            why = "is unknown here" if app is None else "only apps with `release: {path: …}` run here yet"
+            raise RefusedError(f"pool {self._pool.name}: app {order.app}: {why}")
+        async with self._turn:
+            logs = await asyncio.to_thread(self._logs)
+            names = {at.index: name for name, at in (await self._find()).items() if at.key == order.key}
+            for index in range(order.count):
+                if index not in names:
+                    log = logs / f"{self._pool.name}-{order.key}-{index}.log"
+                    names[index] = self._spawn(self._command(app, f"{self._mark}{order.app}/{order.key}/{index}"), log)
+        return Launched(order.key, tuple(names.values()))
+
+    async def stop(self, nodes: Sequence[NodeId], grace_s: Seconds, order: Order | None = None) -> Stopped:
+        """Ask each to end, wait for at most `grace_s`, then kill with all its slots; gone already is success."""
+        del order
+        found = await self._find()
+        alive = {name: found[name].pid for name in nodes if name in found}
+        for pid in alive.values():
+            _signal(pid, signal.SIGTERM)
+        left = await self._wait(alive, grace_s)
+        trees = await asyncio.to_thread(lambda: [_tree(pid) for pid in left.values()])
+        for pid in (member for tree in trees for member in tree):
+            _signal(pid, signal.SIGKILL)
+        left = await self._wait(left, KILL_WAIT_S)
+        if left:
+            raise ProviderError(f"pool {self._pool.name}: {', '.join(left)} did not end even by SIGKILL")
+        return Stopped(tuple(nodes))
+
+    async def _find(self) -> dict[NodeId, "_Found"]:
+        found = await asyncio.to_thread(lambda: list(_scan(self._mark)))
+        return {self._name(at.pid, at.start): at for at in found}
+
+    async def _wait(self, alive: dict[NodeId, int], limit_s: Seconds) -> dict[NodeId, int]:
+        deadline = time.monotonic() + limit_s
+        while True:
+            _reap()
+            alive = {name: pid for name, pid in alive.items() if _pid(name) is not None}
+            if not alive or time.monotonic() >= deadline:
+                return alive
+            await asyncio.sleep(POLL_S)
+
+    def _name(self, pid: int, start: int) -> NodeId:
+        return f"{self._pool.name}/{pid}.{start}"
+
+    def _logs(self) -> Path:
+        folder = Path(self._launch.state_dir) / "logs"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget_old(folder)
+        except OSError as error:
+            raise ProviderError(f"pool {self._pool.name}: {folder}: {error.strerror}") from None
+        return folder
+
+    def _spawn(self, command: Words, log: Path) -> NodeId:
+        environ = {**os.environ, "FLEETD_JOIN_TOKEN": self._launch.token(self._pool.name)}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            pid = os.posix_spawn(
+                command[0],
+                command,
+                environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,  # a terminal's Ctrl-C is for the controller alone
+            )
+        except OSError as error:
+            raise ProviderError(f"pool {self._pool.name}: cannot start {command[0]}: {error.strerror}") from None
+        _CHILDREN.add(pid)
+        start = _start_time(pid)
+        if start is None:
+            raise ProviderError(f"pool {self._pool.name}: the worker ended at once; its log is {log}")
+        return self._name(pid, start)
+
+    def _command(self, app: AppPolicy, key: str) -> Words:
+        limit_s = self._launch.limits.get(app.name)
+        command = [sys.executable, "-m", "fleetd.worker"]
+        for server in self._launch.servers.get(app.name, ()):
+            command += ["--server", server]
+        command += ["--app", str(app.path), "--app-name", app.name, "--slots", str(self._pool.slots)]
+        command += ["--fleet", self._launch.fleet, "--pool", self._pool.name]
+        command += ["--controller", self._launch.controller_url, FLAG, key]
+        command += ["--spool", str(Path(self._launch.state_dir) / "dead")]
+        if limit_s is not None:
+            command += ["--job-limit", f"{limit_s:g}"]
+        if self._options.nice:
+            command = ["/usr/bin/nice", "-n", str(self._options.nice), *command]
+        return command
+
+
+def _reap() -> None:
+    """Collect our own children that ended, so that none stays as a zombie."""
+    for pid in list(_CHILDREN):
+        try:
+            done, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            done = pid
+        if done:
+            _CHILDREN.discard(pid)
+
+
+# ── /proc
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A live worker of ours: `start` in clock ticks since boot, and what its order key says."""
+
+    pid: int
+    start: int
+    app: str
+    key: str
+    index: int
+
+
+def _scan(mark: str) -> Iterator[_Found]:
+    """Yield every live worker whose command line carries the mark, `INSTANCE/POOL/`, before `APP/KEY/INDEX`."""
+    wanted, user = f"{FLAG}\0{mark}".encode(), os.geteuid()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = Path(entry.path, "cmdline").read_bytes()
+            ours = wanted in line and entry.stat().st_uid == user  # anybody can write our mark on a command line
+        except OSError:
+            continue  # it ended meanwhile, or is somebody else's
+        start = _start_time(int(entry.name)) if ours else None
+        key = _KEY.fullmatch(line.partition(wanted)[2].partition(b"\0")[0])
+        if start is not None and key:
+            app, order, index = key.groups()
+            yield _Found(int(entry.name), start, app.decode(), order.decode(), int(index))
+
+
+def _start_time(pid: int) -> int | None:
+    """Return field 22 of /proc/PID/stat (clock ticks since boot); None for what is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()  # the name before may hold spaces and parentheses
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _pid(node: NodeId) -> int | None:
+    """Return the process id of a node that is still itself."""
+    pid, _, start = node.rpartition("/")[2].partition(".")
+    return int(pid) if _start_time(int(pid)) == int(start) else None
+
+
+def _tree(pid: int) -> list[int]:
+    """Return a process and all its descendants: the slots have sessions of their own, no group holds them all."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        try:
+            stat = Path(entry.path, "stat").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if stat:
+            children.setdefault(int(stat.rpartition(b")")[2].split()[1]), []).append(int(entry.name))
+    tree = [pid]
+    for parent in tree:
+        tree += children.get(parent, ())
+    return tree
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # gone already
+
+
+def _forget_old(folder: Path) -> None:
+    ages = []
+    for path in folder.glob("*.log"):
+        with suppress(FileNotFoundError):  # another pool of this folder forgets at the same time
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages)[: -LOGS_KEPT or None]:
+        path.unlink(missing_ok=True)
