@@ -18,11 +18,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.ledger import Verdict, check_files
+from bench.page import machine, renew
 from fleetd.cli.remote import call
 from fleetd.client import Client, Submission
 from fleetd.errors import FleetdError
@@ -37,6 +39,14 @@ apps: {{ledger: {{release: {{path: "{app}"}}}}}}
 queues: {{record: {{app: ledger, source: main, match: record, objective: {{wait: 10s}}, job_limit: 1m}}}}
 pools: {{local: {{process: {{}}, apps: [ledger], slots: 2, max: {nodes}}}}}
 stability: thrifty
+"""
+METHOD = """\
+Background jobs on gearmand's builtin queue. Each appends its unique to a file outside of fleetd, and `bench.ledger`,
+which knows nothing of fleetd, compares that with the client's list and the list of killed processes. Every second a
+whole worker is killed by SIGKILL, every 1.7 s a single slot; every 2.5 s a node is drained by name; every 8 s the
+controller is killed and started anew. Each kill and each drain must be seen to have happened: the node gone from the
+fleet, another slot in the place of the killed one, the next epoch. Run twice with a recorded kill is what a dispatcher
+without transactions allows: the job had written its line and was killed before its answer was sent.
 """
 SEEN_S = 20.0  # how long an event may take to be seen
 END_S = 240.0
@@ -56,7 +66,10 @@ class Campaign:
     slots_killed: int = 0
     drained: int = 0
     unseen: list[str] = field(default_factory=list)
+    targets: set[str] = field(default_factory=set)  # nodes that were killed or drained already
+    watchers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16))
     burst_at: float = 0.0
+    resident_mb: float = 0.0  # the most that any controller held
 
     # ── the controller
 
@@ -96,6 +109,7 @@ class Campaign:
         assert self.controller is not None
         epoch = (self.status() or {}).get("epoch", 0)
         pid = self.controller.pid
+        self.weigh()
         self.controller.kill()
         self.controller.wait(10)
         self.controllers_killed += 1
@@ -103,28 +117,56 @@ class Campaign:
         self.start()
         self.see(f"controller {self.controller.pid}: epoch after {epoch}", lambda: self._epoch() > epoch)
 
+    def weigh(self) -> None:
+        """Note the most memory that the running controller ever held."""
+        assert self.controller is not None
+        status = Path(f"/proc/{self.controller.pid}/status").read_text()
+        held = status.partition("VmHWM:")[2].split()
+        assert held, f"controller {self.controller.pid} has ended by itself"
+        self.resident_mb = max(self.resident_mb, int(held[0]) / 1024)
+
     def _epoch(self) -> int:
         picture = self.status()
         return int(picture["epoch"]) if picture else -1
 
     # ── workers
 
+    def pick(self) -> str | None:
+        """Choose a ready node that nothing was done to yet."""
+        ready = [node for node in self.nodes("ready") if node not in self.targets]
+        return self.chance.choice(ready) if ready else None
+
     def kill_worker(self) -> None:
-        """SIGKILL a worker: now the whole tree, as when its host dies, now one slot, as when a job crashes it."""
-        ready = self.nodes("ready")
-        if not ready:
+        """SIGKILL a whole worker, as when its host dies; see it gone from the fleet."""
+        node = self.pick()
+        if node is None:
             return
-        node = self.chance.choice(ready)
-        supervisor = int(node.rpartition("/")[2].partition(".")[0])
-        slots = slots_of(supervisor)
-        if slots and self.chance.random() < 0.5:
-            self._kill(slots[:1])
-            self.slots_killed += 1
-            self.see(f"slot {slots[0]} of {node}: killed", lambda: not Path(f"/proc/{slots[0]}").exists())
-            return
-        self._kill([supervisor, *slots, *others_of(supervisor)])
+        self.targets.add(node)
+        supervisor = pid_of(node)
+        self._kill([supervisor, *children(supervisor)])
         self.workers_killed += 1
-        self.see(f"worker {node}: killed, gone from the fleet", lambda: self._gone(node))
+        self.watch(f"worker {node}: killed, gone from the fleet", lambda: self._gone(node))
+
+    def kill_slot(self) -> None:
+        """SIGKILL one slot, as when its job crashes it or memory runs out; see another in its place."""
+        node = self.pick()
+        generation, *slots = children(pid_of(node)) if node else [0]
+        if node is None or not slots:
+            return
+        self._kill(slots[:1])
+        self.slots_killed += 1
+        self.watch(
+            f"slot {slots[0]} of {node}: killed, another took its place",
+            lambda: node in self.targets or self._replaced(pid_of(node), slots, generation),
+        )
+
+    def _replaced(self, supervisor: int, slots: list[int], generation: int) -> bool:
+        left = children(supervisor)
+        return slots[0] not in left and generation in left and len(left) > len(slots)
+
+    def watch(self, what: str, seen: Callable[[], bool]) -> None:
+        """See to an event while the campaign goes on."""
+        self.watchers.submit(self.see, what, seen)
 
     def _kill(self, pids: list[int]) -> None:
         with (self.home / "kills").open("a") as kills:
@@ -140,16 +182,16 @@ class Campaign:
 
     def drain_node(self) -> None:
         """Drain a ready node by name and see it leave by itself."""
-        ready = self.nodes("ready")
-        if not ready:
+        node = self.pick()
+        if node is None:
             return
-        node = self.chance.choice(ready)
+        self.targets.add(node)
         try:
             call("POST", "/v1/drain", "burst", target=node)
         except FleetdError:
-            return  # killed meanwhile, or the controller was
+            return  # the controller was killed meanwhile, or the node
         self.drained += 1
-        self.see(f"node {node}: drained and gone", lambda: self._gone(node))
+        self.watch(f"node {node}: drained and gone", lambda: self._gone(node))
 
     # ── jobs
 
@@ -175,7 +217,7 @@ class Campaign:
 
 
 def run(
-    jobs: int, milliseconds: int, seed: int, nodes: int = 8, say: Callable[[str], None] = print
+    jobs: int, milliseconds: int, seed: int, nodes: int = 10, say: Callable[[str], None] = print
 ) -> tuple[Campaign, Verdict, float]:
     """Run the campaign and return it with the checker's verdict and the seconds to the first launch order."""
     say(f"seed {seed}")
@@ -215,15 +257,18 @@ def _under_fire(campaign: Campaign, jobs: int, milliseconds: int) -> float:
     over = threading.Event()
     drains = threading.Thread(target=_every, args=(2.5, over, campaign.drain_node))
     kills = threading.Thread(target=_every, args=(1.0, over, campaign.kill_worker))
+    crashes = threading.Thread(target=_every, args=(1.7, over, campaign.kill_slot))
     deaths = threading.Thread(target=_every, args=(8.0, over, campaign.kill_controller))
-    for thread in (drains, kills, deaths):
+    for thread in (drains, kills, crashes, deaths):
         thread.start()
     deadline = time.monotonic() + END_S
     while campaign.done() < jobs and time.monotonic() < deadline:
         time.sleep(0.5)
     over.set()
-    for thread in (drains, kills, deaths):
+    for thread in (drains, kills, crashes, deaths):
         thread.join()
+    campaign.watchers.shutdown()
+    campaign.weigh()
     time.sleep(2.0)  # a job run once more would show now
     return first
 
@@ -235,18 +280,17 @@ def _every(seconds: float, over: threading.Event, act: Callable[[], None]) -> No
         act()
 
 
-def slots_of(supervisor: int) -> list[int]:
-    """Return the slot processes of a worker: the children of its generation's process."""
-    return [slot for generation in others_of(supervisor) for slot in children(generation)]
+def _say(line: str) -> None:
+    print(f"{line}\n", end="", flush=True)  # in one write: many threads say something
 
 
-def others_of(supervisor: int) -> list[int]:
-    """Return the generation's process of a worker."""
-    return children(supervisor)
+def pid_of(node: str) -> int:
+    """Return the process id in a node's name, POOL/PID.STARTTIME."""
+    return int(node.rpartition("/")[2].partition(".")[0])
 
 
 def children(pid: int) -> list[int]:
-    """Return the child processes of a process."""
+    """Return the child processes of a process: of a worker its generation first, then its slots."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -259,14 +303,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=5000)
     parser.add_argument("--ms", type=int, default=120, help="milliseconds that a job takes")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    parser.add_argument("--no-page", dest="page", action="store_false", help="print only, leave docs/ alone")
     given = parser.parse_args(argv)
     begun = time.monotonic()
-    campaign, verdict, first = run(given.jobs, given.ms, given.seed)
-    print(
-        f"{verdict}\nfirst launch order {first:.2f} s after the burst; killed: controller {campaign.controllers_killed} "
-        f"times, {campaign.workers_killed} workers, {campaign.slots_killed} slots; {campaign.drained} nodes drained; "
-        f"{len(campaign.unseen)} events not seen; {time.monotonic() - begun:.0f} s"
-    )
+    campaign, verdict, first = run(given.jobs, given.ms, given.seed, say=_say)
+    lines = [
+        str(verdict),
+        f"first launch order {first:.2f} s after the burst",
+        (
+            f"killed: the controller {campaign.controllers_killed} times, {campaign.workers_killed} workers, "
+            f"{campaign.slots_killed} slots; {campaign.drained} nodes drained; {len(campaign.unseen)} events not seen"
+        ),
+        f"the controller held at most {campaign.resident_mb:.0f} MB; the whole took {time.monotonic() - begun:.0f} s",
+    ]
+    print("\n".join(lines))
+    if given.page:
+        command = f"`python -m bench burst --jobs {given.jobs} --ms {given.ms} --seed {given.seed}`"
+        facts = "\n".join(f"- {line}" for line in lines)
+        renew("burst", f"{machine(['fleetd'])}\n\n{command}\n\n{facts}\n\n{METHOD}", "Burst under fire")
     return 0 if verdict.good and not campaign.unseen and first <= 2.0 else 1
 
 

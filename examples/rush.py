@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 PICTURES = 24
 SIDE = 2400
+START_S = 10.0
 LIMIT_S = 300.0
 
 
@@ -76,8 +77,18 @@ def _gearmand() -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [path, "--listen=127.0.0.1", f"--port={port}", "--log-file=stderr"]
-    with _ended(subprocess.Popen(command, stderr=subprocess.DEVNULL), signal.SIGTERM):
+    with _ended(subprocess.Popen(command, stderr=subprocess.DEVNULL), signal.SIGTERM) as process:
+        _await_port(port, process)
         yield port
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise FleetdError(f"gearmand does not answer on port {port}")
 
 
 @contextlib.contextmanager

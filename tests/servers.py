@@ -65,7 +65,10 @@ def _serve(make: Callable[[int], list[str]], port: int | None = None) -> Iterato
     chosen = port or free_port()
     command = make(chosen)
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent  # noqa: PLW1509
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509
     )
     server = Server("127.0.0.1", chosen, process)
     try:

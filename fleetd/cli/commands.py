@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import click
 import typer
 
 from fleetd.core.units import seconds
-from fleetd.errors import FleetdError, UsageError
+from fleetd.errors import FleetdError, PolicyError, UsageError
 
 app = typer.Typer(
     help="Watches job queues and keeps just enough workers alive.",
@@ -26,42 +25,37 @@ Fleet = Annotated[str | None, typer.Option("--fleet", help="which fleet, where s
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs")]
 
 
-def main(argv: list[str]) -> int:
-    """Run one command; returns its exit code. What click finds wrong is one line and code 2."""
-    try:
-        code = app(argv, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 0
-    except click.ClickException as error:
-        raise UsageError(f"{error.format_message()} See `fleetd --help`.") from None
-    except click.Abort:
-        return 130
-    return code if isinstance(code, int) else 0
-
-
 @app.command()
 def run(
     policy: PolicyFile,
     drain: Annotated[bool, typer.Option("--drain", help="at Ctrl-C or TERM, drain and end every worker first")] = False,
     log_format: Annotated[str, typer.Option("--log-format", help="text or json")] = "text",
     live: Annotated[bool | None, typer.Option("--live/--no-live", help="the live view; default: on a terminal")] = None,
-) -> int:
+) -> None:
     """Run the controller. Ctrl-C leaves the workers alive; the next start adopts them. SIGHUP reloads the policy."""
     from fleetd.cli.run import Options, run_controller
 
     if log_format not in ("text", "json"):
         raise UsageError(f"--log-format: must be text or json, not {log_format!r}")
     view = sys.stdout.isatty() if live is None else live
-    return run_controller(policy, Options(drain=drain, live=view, json=log_format == "json"))
+    run_controller(policy, Options(drain=drain, live=view, json=log_format == "json"))
 
 
 @app.command()
-def check(policy: Annotated[Path, typer.Argument(help="the policy file")]) -> None:
+def check(policy: Annotated[Path, typer.Argument(help="the policy file")], as_json: Json = False) -> None:
     """Check a policy file; prints every error with its place."""
     from fleetd.config import load
 
-    loaded = load(policy)
+    try:
+        loaded = load(policy)
+    except PolicyError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"good": False, "problems": error.problems}))
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        print(json.dumps({"good": True, "problems": []}))
+        return
     print(f"{policy}: good: fleet {loaded.fleet}, {len(loaded.queues)} queues, {len(loaded.pools)} pools")
 
 

@@ -43,10 +43,11 @@ def run(argv: list[str]) -> int:
 
 def _controller(argv: list[str]) -> int:
     try:
-        from fleetd.cli.commands import main as controller
+        from fleetd.cli.commands import app
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("fleetd"):
             raise
         print(MISSING.format(name=error.name), file=sys.stderr)
         return 1
-    return controller(argv)
+    app(args=argv, prog_name="fleetd", standalone_mode=True)  # ends by SystemExit: 0, or 2 with the usage
+    return 0

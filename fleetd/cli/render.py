@@ -48,13 +48,12 @@ def fleet(picture: dict[str, Any], *, nodes: bool = True, history: Sequence[floa
     title = Text.assemble(
         ("fleetd ", "bold"), (picture["fleet"], "bold green"), f"   up {seconds(picture.get('uptime_s'))}", money
     )
-    parts: list[RenderableType] = [title, queues(picture, history), pools(picture)]
+    gap = Text("")
+    parts: list[RenderableType] = [title, gap, queues(picture, history), gap, pools(picture), gap]
     if nodes and picture["nodes"]:
-        parts.append(node_table(picture))
-    parts += [
-        Text(f"{about}: {text}", style="dim") for about, text in picture["why"].items() if about.startswith("app ")
-    ]
-    parts += [_event(event) for event in picture.get("events", ())]
+        parts += [node_table(picture), gap]
+    whys = (f"{about}: {text}" for about, text in picture["why"].items() if about.startswith("app "))
+    parts += [*(Text(why, style="dim") for why in whys), gap, *(_event(event) for event in picture.get("events", ()))]
     return Group(*parts)
 
 

@@ -32,24 +32,24 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run: `drain` ends the workers at the end; `live` draws the view, otherwise events are logged, as `json`."""
+    """`drain` ends the workers at the end; `live` draws the view, otherwise events are logged, as `json` or text."""
 
     drain: bool
     live: bool
     json: bool
 
 
-def run_controller(path: Path, options: Options) -> int:
-    """Run until ended by a signal; returns the exit code."""
+def run_controller(path: Path, options: Options) -> None:
+    """Run until ended by a signal."""
     policy = load(path)
     store = Store(state_folder(policy.fleet))
     try:
-        return asyncio.run(_run(path, policy, store, options))
+        asyncio.run(_run(path, policy, store, options))
     finally:
         store.close()
 
 
-async def _run(path: Path, policy: Policy, store: Store, options: Options) -> int:
+async def _run(path: Path, policy: Policy, store: Store, options: Options) -> None:
     log = _log(options)
     join = policy.controller.join or store.meta("join", secrets.token_hex(32)) or ""
     token = policy.controller.token or store.meta("token", secrets.token_urlsafe(24)) or ""
@@ -81,7 +81,6 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> in
     log("end", f"{left} nodes live on; the next start adopts them" if left else "no node is left")
     if not life.cancelled() and (error := life.exception()):
         raise error
-    return 0
 
 
 def _listen(policy: Policy, store: Store) -> socket:

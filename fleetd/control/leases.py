@@ -6,6 +6,7 @@ order; counts of jobs are handed to the tick once, whatever is sent twice. Times
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal
@@ -81,10 +82,9 @@ class LeaseBook:
         entry = self._entry(node)
         if entry.order.number <= after:
             changed = entry.changed
-            try:
-                await asyncio.wait_for(changed.wait(), limit_s)
-            except TimeoutError:
-                return None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await changed.wait()
         return entry.order if entry.order.number > after else None
 
     def let_go(self) -> None:

@@ -19,6 +19,7 @@ from fleetd.control.outlook import CLOSE_TIMEOUT_S, Adapters, Outlook
 from fleetd.control.schedule import floors, month
 from fleetd.control.watch import TIMEOUT_S, one_line
 from fleetd.core.decide import decide, resume
+from fleetd.core.learn import boot_estimate
 from fleetd.core.memory import Memory
 from fleetd.core.model import (
     Command,
@@ -38,7 +39,6 @@ from fleetd.core.model import (
     StopFailed,
     Undrain,
 )
-from fleetd.core.track import boot_estimate
 from fleetd.errors import ExhaustedError, FleetdError, RefusedError
 from fleetd.store.sqlite import Entry, Store
 
@@ -142,7 +142,8 @@ class Controller:
                 except FleetdError as error:  # the journal cannot be written: nothing is done, all is held
                     self._say("error", str(error))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._nudged.wait(), TICK_S)
+                    async with asyncio.timeout(TICK_S):
+                        await self._nudged.wait()
                     await asyncio.sleep(LEAST_TICK_S)
         finally:
             await self._close(self._outlook)
@@ -279,7 +280,8 @@ class Controller:
     async def _launch(self, order: Order) -> Outcome:
         try:
             provider = self._outlook.adapters.providers[order.pool]
-            launched = await asyncio.wait_for(provider.launch(order), LAUNCH_TIMEOUT_S)
+            async with asyncio.timeout(LAUNCH_TIMEOUT_S):
+                launched = await provider.launch(order)
         except ExhaustedError as error:
             return LaunchFailed(order.key, "exhausted", one_line(error))
         except RefusedError as error:
@@ -296,8 +298,8 @@ class Controller:
     async def _stop(self, stop: Stop) -> Outcome:
         try:
             provider = self._outlook.adapters.providers[stop.pool]
-            limit_s = stop.grace_s + LAUNCH_TIMEOUT_S
-            stopped = await asyncio.wait_for(provider.stop(stop.nodes, stop.grace_s), limit_s)
+            async with asyncio.timeout(stop.grace_s + LAUNCH_TIMEOUT_S):
+                stopped = await provider.stop(stop.nodes, stop.grace_s)
         except TimeoutError:
             return StopFailed(stop.nodes, "no answer in time")
         except FleetdError as error:

@@ -32,11 +32,11 @@ class Outlook:
         """Nothing is asked before `start`."""
         self.adapters = adapters
         self._sources = {
-            name: Watch(f"source {name}", _opening(source, nudge, _reader(source)), clock)
+            name: Watch(f"source {name}", _opening(source, nudge, _reader(source)), clock, nudge)
             for name, source in adapters.sources.items()
         }
         self._pools = {
-            name: Watch(f"pool {name}", _opening(provider, nudge, provider.list), clock)
+            name: Watch(f"pool {name}", _opening(provider, nudge, provider.list), clock, nudge)
             for name, provider in adapters.providers.items()
         }
         self._tasks: set[asyncio.Task[None]] = set()

@@ -5,10 +5,10 @@ from typing import Any
 from fleetd import __version__
 from fleetd.control.loop import Controller
 from fleetd.core.demand import mean_service
+from fleetd.core.learn import boot_estimate
 from fleetd.core.lifecycle import COMING
 from fleetd.core.memory import Memory, Node
 from fleetd.core.model import Phase, Plan, Policy, Seconds
-from fleetd.core.track import boot_estimate
 
 
 def status(controller: Controller, recent: int = 12) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the reason. An answer older than `STALE_S` is Blind too.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -25,6 +26,7 @@ class Watch(Generic[T]):
     name: str
     ask: Callable[[], Awaitable[T]]
     clock: Callable[[], Seconds]
+    news: Callable[[], None] = lambda: None  # called when an answer differs from the one before
     every_s: Seconds = 1.0
     answer: T | Blind = field(default_factory=lambda: Blind("not read yet"))
     at: Seconds | None = None
@@ -36,16 +38,19 @@ class Watch(Generic[T]):
         """Ask for ever; ends only by cancellation."""
         while True:
             self.kick.clear()
+            before = self.answer
             await self.once()
-            try:
-                await asyncio.wait_for(self.kick.wait(), self.every_s)
-            except TimeoutError:
-                continue
+            if self.answer != before:
+                self.news()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.every_s):  # not wait_for: before Python 3.12 it can lose a cancellation
+                    await self.kick.wait()
 
     async def once(self) -> None:
         """Ask one time."""
         try:
-            self.answer = await asyncio.wait_for(self.ask(), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                self.answer = await self.ask()
         except TimeoutError:
             self.answer = Blind(f"no answer within {TIMEOUT_S:.0f} s")
         except (FleetdError, OSError) as error:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from math import floor
 from typing import Final
 
+from fleetd.core.learn import boot_deadline
 from fleetd.core.memory import Node, PoolMemory, Spend
 from fleetd.core.model import Observation, Phase, Policy, PoolPolicy, Seconds, World
-from fleetd.core.track import Draft, boot_deadline
+from fleetd.core.track import Draft
 
 HOUR_S: Final = 3600.0
 DRAIN_S: Final = 30.0  # from the end of the last job to the end of the bill: lease, stop, the provider's own pace

@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import replace
 
 from fleetd.core import budget
+from fleetd.core.capacity import Pen, capacity, floor_of, held
 from fleetd.core.demand import Demand, demands
-from fleetd.core.fill import Pen, capacity, fill, floor_of, held
+from fleetd.core.fill import fill
 from fleetd.core.lifecycle import COMING
 from fleetd.core.memory import Memory
 from fleetd.core.model import Blind, Launch, Observation, Phase, Plan, Policy, PoolPolicy, Seconds

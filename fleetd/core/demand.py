@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Final, Literal
 
+from fleetd.core.learn import boot_estimate
 from fleetd.core.memory import PoolMemory, QueueMemory
 from fleetd.core.model import Observation, Policy, QueuePolicy, Seconds
-from fleetd.core.track import Draft, boot_estimate
+from fleetd.core.track import Draft
 
 Peaks = tuple[tuple[Seconds, float], ...]  # (when, need), falling
 HEADROOM: Final = 0.7  # of the objective is planned with; the rest is for what the plan does not know
@@ -146,6 +147,9 @@ def _why(queues: Mapping[str, QueuePolicy], memory: Mapping[str, QueueMemory], f
     parts = []
     for name, policy in queues.items():
         queue = memory[name]
+        if queue.blind_at is not None and queue.why_blind:
+            parts.append(f"{name}: blind ({queue.why_blind}), held at {queue.need:.1f} slots")
+            continue
         mean_s = mean_service(queue, policy)
         known = "measured" if queue.service_n >= MEASURED_AT else "assumed"
         parts.append(

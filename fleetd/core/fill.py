@@ -6,29 +6,26 @@ that an operator forces.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil, inf
 from typing import Final
 
 from fleetd.core import budget, lifecycle
-from fleetd.core.budget import Room
+from fleetd.core.capacity import Pen, capacity, counts, floor_of, held, serving
 from fleetd.core.demand import Demand
+from fleetd.core.learn import boot_estimate
 from fleetd.core.lifecycle import Event
 from fleetd.core.memory import Node, Pending
 from fleetd.core.model import (
     Drain,
-    Intent,
     Launch,
-    Observation,
     Order,
     Phase,
-    Policy,
     PoolPolicy,
     Stop,
     Undrain,
     World,
 )
-from fleetd.core.track import Draft, boot_estimate
 
 SLACK: Final = 1.05  # boot when need exceeds capacity by this, so that rounding does not boot
 KEEP_SLACK: Final = 1.08  # drain when capacity exceeds what is kept by this
@@ -36,33 +33,6 @@ STOP_GRACE_S: Final = 30.0
 STOP_AGAIN_S: Final = 60.0
 BUDGET_AHEAD_S: Final = 60.0  # what serves now must fit the budget for so long, or the dearest drains
 SLIVER: Final = 0.05  # a fraction of a slot that is not worth one more
-
-
-@dataclass(slots=True)
-class Pen:
-    """The plan under the pen, and what limits it."""
-
-    draft: Draft
-    observation: Observation
-    policy: Policy
-    room: Room
-    launches_left: float
-    stops_left: float
-    intents: list[Intent] = field(default_factory=list)
-    limits: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by app or pool
-    done: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def price(self, pool: str) -> float:
-        """Return the price of a node of the pool an hour."""
-        return budget.price(self.policy.pools[pool], self.observation)
-
-    def nodes(self, *, pool: str | None = None, app: str | None = None) -> list[Node]:
-        """Return the nodes of a pool or app whose pool is still in the policy."""
-        return [
-            node
-            for node in self.draft.nodes.values()
-            if node.pool in self.policy.pools and pool in (None, node.pool) and app in (None, node.app)
-        ]
 
 
 def fill(pen: Pen, demands: dict[str, Demand]) -> None:
@@ -77,53 +47,6 @@ def fill(pen: Pen, demands: dict[str, Demand]) -> None:
         if not pen.draft.memory.ending:
             _floor(pen, pool, demands)
     _stop(pen)
-
-
-# ── capacity
-
-
-def coming(pen: Pen, *, pool: str | None = None, app: str | None = None) -> dict[str, int]:
-    """Return, by pool, the nodes that orders still owe and that have no name yet."""
-    owed: dict[str, int] = defaultdict(int)
-    for key, pending in pen.draft.orders.items():
-        order = pending.order
-        if pool in (None, order.pool) and app in (None, order.app):
-            known = sum(1 for node in pen.draft.nodes.values() if node.key == key)
-            owed[order.pool] += max(0, order.count - known)
-    return owed
-
-
-def counts(pen: Pen, node: Node) -> bool:
-    """Whether a node is capacity, now or soon: booting counts, draining and lost do not."""
-    pool = pen.draft.pools[node.pool]
-    alive = node.phase in lifecycle.SERVING or node.phase in lifecycle.COMING
-    return alive and not node.pinned and pool.drained_until <= pen.draft.now
-
-
-def capacity(pen: Pen, app: str) -> int:
-    """Return the slots of an app that are there or coming."""
-    owed = coming(pen, app=app)
-    return sum(node.slots for node in pen.nodes(app=app) if counts(pen, node)) + sum(
-        count * pen.policy.pools[pool].slots for pool, count in owed.items() if pool in pen.policy.pools
-    )
-
-
-def held(pen: Pen, pool: str) -> int:
-    """Return the nodes that count against the pool's max: all that are not gone, the lost and the owed included."""
-    return len(pen.nodes(pool=pool)) + coming(pen, pool=pool)[pool]
-
-
-def floor_of(pen: Pen, pool: PoolPolicy) -> int:
-    """Return the nodes a pool is to hold whatever the queues say: its min, or an operator's wake, within its max."""
-    memory = pen.draft.pools[pool.name]
-    if memory.drained_until > pen.draft.now:
-        return 0
-    return min(pool.max_nodes, max(pool.min_nodes, *(wake.count for wake in memory.wakes), 0))
-
-
-def serving(pen: Pen, pool: str) -> int:
-    """Return the nodes of a pool that are capacity now or soon."""
-    return sum(1 for node in pen.nodes(pool=pool) if counts(pen, node)) + coming(pen, pool=pool)[pool]
 
 
 # ── what must go

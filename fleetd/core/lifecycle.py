@@ -28,9 +28,9 @@ class Event(StrEnum):
 P, E = Phase, Event
 MOVES: Final[dict[tuple[Phase, Event], tuple[Phase, str]]] = {
     (P.REQUESTED, E.SIGHTED): (P.BOOTING, "the provider lists it: the order was heard"),
-    (P.REQUESTED, E.LEASED): (P.READY, "its worker spoke before the provider listed it"),
+    (P.REQUESTED, E.LEASED): (P.READY, "its worker spoke, before the provider listed it"),
     (P.REQUESTED, E.OVERDUE): (P.FAILED, "never seen by its deadline"),
-    (P.BOOTING, E.LEASED): (P.READY, "its worker spoke; the provider's 'running' proves nothing"),
+    (P.BOOTING, E.LEASED): (P.READY, "its worker spoke"),
     (P.BOOTING, E.OVERDUE): (P.FAILED, "no lease by its boot deadline"),
     (P.READY, E.SILENT): (P.LOST, "its lease ran out: no capacity, yet counted against max and budget"),
     (P.READY, E.FENCE): (P.DRAINING, "it takes nothing new and finishes what runs"),

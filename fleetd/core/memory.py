@@ -71,6 +71,7 @@ class QueueMemory:
     waiting: int = 0
     running: int = 0
     read_at: Seconds | None = None
+    learned_at: Seconds | None = None
     blind_at: Seconds | None = None
     why_blind: str = ""
     arrivals: tuple[tuple[Seconds, int], ...] = ()  # (bucket, how many) within the window that `rate` is taken over

@@ -7,10 +7,10 @@ its provider says; a node is gone only after repeated absence from a list with n
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from math import exp, floor
 from typing import Final
 
 from fleetd.core import lifecycle
+from fleetd.core.learn import boot_deadline, learn
 from fleetd.core.lifecycle import Event
 from fleetd.core.memory import Memory, Node, Pending, PoolMemory, QueueMemory, Wake
 from fleetd.core.model import (
@@ -25,28 +25,23 @@ from fleetd.core.model import (
     Phase,
     Policy,
     PoolPolicy,
-    Reading,
     Seconds,
     StopFailed,
     Stopped,
     WakeCommand,
+    Work,
     World,
 )
 
 ABSENCES: Final = 3  # lists in a row that must lack a node
 ABSENT_S: Final = 2.0  # and for at least so long
 ORDER_DEADLINE_S: Final = 30.0
-BOOT_FLOOR_S: Final = 30.0
-BOOT_UNKNOWN_S: Final = 300.0
 BOOTS_KEPT: Final = 50
 BREAKER_AT: Final = 3
 BACKOFF_S: Final = (10.0, 300.0)  # first, most
 EXHAUSTED_S: Final = 60.0
 REFUSED_S: Final = 300.0
 FOREVER: Final = 1e12  # finite, since JSON knows no infinity
-RATE_WINDOW_S: Final = 30.0
-RATE_BUCKET_S: Final = 5.0
-SERVICE_TAU_S: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -247,27 +242,18 @@ def _expire(draft: Draft, observation: Observation, policy: Policy) -> None:
             _fail(draft, pending.order.pool, why, EXHAUSTED_S)
 
 
-def boot_deadline(pool: PoolMemory) -> Seconds:
-    """How long a boot may take: three times the slowest of the last boots, with a floor; generous while unknown."""
-    return max(BOOT_FLOOR_S, 3.0 * max(pool.boots_s)) if pool.boots_s else BOOT_UNKNOWN_S
-
-
-def boot_estimate(pool: PoolMemory) -> Seconds:
-    """The 95th percentile of the last boots; zero while unknown."""
-    ordered = sorted(pool.boots_s)
-    return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] if ordered else 0.0
-
-
 # ── queues
 
 
 def _take_reading(draft: Draft, name: str, observation: Observation) -> None:
+    """Fold in a queue's reading; of a blind one only what its workers did is news."""
     queue, reading = draft.queues[name], observation.readings.get(name, Blind("not read yet"))
+    work = observation.work.get(name, Work())
     if isinstance(reading, Blind):
         if queue.blind_at is None:
             draft.events.append(f"queue {name}: blind, holding: {reading.reason}")
             queue = replace(queue, blind_at=draft.now)
-        draft.queues[name] = replace(queue, why_blind=reading.reason)
+        draft.queues[name] = replace(learn(queue, None, work, draft.now), why_blind=reading.reason)
         return
     partly = "; ".join(reading.partial)
     if partly and queue.blind_at is None:
@@ -275,39 +261,7 @@ def _take_reading(draft: Draft, name: str, observation: Observation) -> None:
     if not partly and queue.blind_at is not None:
         draft.events.append(f"queue {name}: sees again")
     blind_at = (queue.blind_at if queue.blind_at is not None else draft.now) if partly else None
-    draft.queues[name] = replace(_learn(draft, queue, name, reading, observation), blind_at=blind_at, why_blind=partly)
-
-
-def _learn(draft: Draft, queue: QueueMemory, name: str, reading: Reading, observation: Observation) -> QueueMemory:
-    """Arrivals = starts + growth of the waiting; service times as the workers measured them, older ones decayed."""
-    work = observation.work.get(name)
-    waiting, running = max(0, reading.waiting), max(0, reading.running)
-    arrivals, kept = queue.arrivals, 1.0
-    if queue.read_at is not None and draft.now > queue.read_at:
-        arrived = (work.started if work else 0) + waiting - queue.waiting
-        arrivals = _count(arrivals, draft.now, arrived)
-        kept = exp(-(draft.now - queue.read_at) / SERVICE_TAU_S)
-    ended = work.done + work.failed if work else 0
-    return replace(
-        queue,
-        waiting=waiting,
-        running=running,
-        read_at=draft.now,
-        arrivals=arrivals,
-        rate=max(0.0, sum(count for _, count in arrivals)) / RATE_WINDOW_S,
-        service_n=queue.service_n * kept + ended,
-        service_sum_s=queue.service_sum_s * kept + (work.service_s if work else 0.0),
-        running_sum_s=sum(work.running_s) if work else 0.0,
-    )
-
-
-def _count(arrivals: tuple[tuple[Seconds, int], ...], now: Seconds, arrived: int) -> tuple[tuple[Seconds, int], ...]:
-    """Add arrivals to the bucket of now, and forget what is older than the window."""
-    bucket = floor(now / RATE_BUCKET_S) * RATE_BUCKET_S
-    kept = tuple((at, count) for at, count in arrivals if now - at <= RATE_WINDOW_S)
-    if kept and kept[-1][0] == bucket:
-        return (*kept[:-1], (bucket, kept[-1][1] + arrived))
-    return (*kept, (bucket, arrived)) if arrived else kept
+    draft.queues[name] = replace(learn(queue, reading, work, draft.now), blind_at=blind_at, why_blind=partly)
 
 
 # ── the operator's commands

@@ -31,7 +31,7 @@ class Listeners:
 class Follower:
     """Waits for one job of `function`."""
 
-    __slots__ = ("_function", "_inbox", "_left", "_max_result", "_wake")
+    __slots__ = ("_function", "_inbox", "_left", "_max_result", "_wake", "_warned")
 
     def __init__(self, function: str, max_result: int) -> None:
         self._function = function
@@ -39,6 +39,7 @@ class Follower:
         self._inbox: deque[Packet | FleetdError] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._left = False
+        self._warned = b""  # the last warning: before a WORK_FAIL it is the reason
 
     def hear(self, word: Packet | FleetdError) -> None:
         """Take the next packet of the job, or the error that ends the waiting."""
@@ -71,14 +72,17 @@ class Follower:
     def _tell(self, packet: Packet, listeners: Listeners) -> None:
         match packet.kind:
             case Kind.WORK_FAIL:
-                raise JobError(f"job {self._function}: failed at its worker")
+                said = self._warned.decode(errors="backslashreplace") or "failed at its worker"
+                raise JobError(f"job {self._function}: {said:.2000}", self._warned)
             case Kind.WORK_EXCEPTION:
                 text = packet.args[1].decode(errors="backslashreplace")
                 raise JobError(f"job {self._function}: {text:.2000}", packet.args[1])
             case Kind.WORK_DATA if listeners.on_data is not None:
                 listeners.on_data(packet.args[1])
-            case Kind.WORK_WARNING if listeners.on_warning is not None:
-                listeners.on_warning(packet.args[1])
+            case Kind.WORK_WARNING:
+                self._warned = packet.args[1]
+                if listeners.on_warning is not None:
+                    listeners.on_warning(packet.args[1])
             case Kind.WORK_STATUS if listeners.on_progress is not None:
                 if all(part.isdigit() and len(part) < 19 for part in packet.args[1:]):
                     listeners.on_progress(int(packet.args[1]), int(packet.args[2]))

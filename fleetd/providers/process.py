@@ -10,11 +10,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,8 +27,8 @@ FLAG: Final = "--order-key"
 _KEY: Final = re.compile(rb"([\x21-\x7e]+)/([^/]+)/(\d{1,9})")
 POLL_S: Final = 0.05
 KILL_WAIT_S: Final = 5.0
+RELEASE_S: Final = 2.0
 LOGS_KEPT: Final = 200
-_CHILDREN: Final[set[int]] = set()  # the process's, not one provider's: the next one of this pool reaps them too
 
 
 class ProcessOptions(BaseModel):
@@ -45,7 +45,7 @@ class ProcessProvider:
     """Starts workers as processes of this machine."""
 
     Options: ClassVar[type[ProcessOptions]] = ProcessOptions
-    victims: ClassVar[Literal["exact"]] = "exact"
+    victims: ClassVar[Literal["exact", "ordinal", "advisory"]] = "exact"
 
     def __init__(self, pool: PoolPolicy, options: ProcessOptions, launch: WorkerLaunch) -> None:
         """`launch` tells what a worker's command line needs."""
@@ -78,7 +78,9 @@ class ProcessProvider:
             for index in range(order.count):
                 if index not in names:
                     log = logs / f"{self._pool.name}-{order.key}-{index}.log"
-                    names[index] = self._spawn(self._command(app, f"{self._mark}{order.app}/{order.key}/{index}"), log)
+                    pid, start = self._spawn(self._command(app, f"{self._mark}{order.app}/{order.key}/{index}"), log)
+                    _CHILDREN[pid] = self._mark, _Found(pid, start, order.app, order.key, index)
+                    names[index] = self._name(pid, start)
         return Launched(order.key, tuple(names.values()))
 
     async def stop(self, nodes: Sequence[NodeId], grace_s: Seconds, order: Order | None = None) -> Stopped:
@@ -86,9 +88,9 @@ class ProcessProvider:
         del order
         found = await self._find()
         alive = {name: found[name].pid for name in nodes if name in found}
-        for pid in alive.values():
-            _signal(pid, signal.SIGTERM)
-        left = await self._wait(alive, grace_s)
+        for pid in alive.values():  # without any grace, running jobs are to be released, not finished
+            _signal(pid, signal.SIGTERM if grace_s else signal.SIGQUIT)
+        left = await self._wait(alive, max(grace_s, RELEASE_S))
         trees = await asyncio.to_thread(lambda: [_tree(pid) for pid in left.values()])
         for pid in (member for tree in trees for member in tree):
             _signal(pid, signal.SIGKILL)
@@ -98,7 +100,9 @@ class ProcessProvider:
         return Stopped(tuple(nodes))
 
     async def _find(self) -> dict[NodeId, "_Found"]:
-        found = await asyncio.to_thread(lambda: list(_scan(self._mark)))
+        found = await asyncio.to_thread(_scan, self._mark)
+        # A process just started is in /proc a moment before its command line is.
+        found += [at for mark, at in _CHILDREN.values() if mark == self._mark and _start_time(at.pid) == at.start]
         return {self._name(at.pid, at.start): at for at in found}
 
     async def _wait(self, alive: dict[NodeId, int], limit_s: Seconds) -> dict[NodeId, int]:
@@ -122,7 +126,7 @@ class ProcessProvider:
             raise ProviderError(f"pool {self._pool.name}: {folder}: {error.strerror}") from None
         return folder
 
-    def _spawn(self, command: Words, log: Path) -> NodeId:
+    def _spawn(self, command: Words, log: Path) -> tuple[int, int]:
         environ = {**os.environ, "FLEETD_JOIN_TOKEN": self._launch.token(self._pool.name)}
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
@@ -139,11 +143,13 @@ class ProcessProvider:
             )
         except OSError as error:
             raise ProviderError(f"pool {self._pool.name}: cannot start {command[0]}: {error.strerror}") from None
-        _CHILDREN.add(pid)
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, pid, self._options.nice)
         start = _start_time(pid)
         if start is None:
+            os.waitpid(pid, 0)
             raise ProviderError(f"pool {self._pool.name}: the worker ended at once; its log is {log}")
-        return self._name(pid, start)
+        return pid, start
 
     def _command(self, app: AppPolicy, key: str) -> Words:
         limit_s = self._launch.limits.get(app.name)
@@ -156,8 +162,6 @@ class ProcessProvider:
         command += ["--spool", str(Path(self._launch.state_dir) / "dead")]
         if limit_s is not None:
             command += ["--job-limit", f"{limit_s:g}"]
-        if self._options.nice:
-            command = ["/usr/bin/nice", "-n", str(self._options.nice), *command]
         return command
 
 
@@ -169,7 +173,7 @@ def _reap() -> None:
         except ChildProcessError:
             done = pid
         if done:
-            _CHILDREN.discard(pid)
+            _CHILDREN.pop(pid, None)
 
 
 # ── /proc
@@ -186,9 +190,14 @@ class _Found:
     index: int
 
 
-def _scan(mark: str) -> Iterator[_Found]:
-    """Yield every live worker whose command line carries the mark, `INSTANCE/POOL/`, before `APP/KEY/INDEX`."""
+# By process id, with their pools' marks. This process's, not one provider's: the next one of a pool reaps them too.
+_CHILDREN: Final[dict[int, tuple[str, _Found]]] = {}
+
+
+def _scan(mark: str) -> list[_Found]:
+    """Return every live worker whose command line carries the mark, `INSTANCE/POOL/`, before `APP/KEY/INDEX`."""
     wanted, user = f"{FLAG}\0{mark}".encode(), os.geteuid()
+    found, parents = [], {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -197,21 +206,34 @@ def _scan(mark: str) -> Iterator[_Found]:
             ours = wanted in line and entry.stat().st_uid == user  # anybody can write our mark on a command line
         except OSError:
             continue  # it ended meanwhile, or is somebody else's
-        start = _start_time(int(entry.name)) if ours else None
+        stat = _stat(int(entry.name)) if ours else None
         key = _KEY.fullmatch(line.partition(wanted)[2].partition(b"\0")[0])
-        if start is not None and key:
+        if stat is not None and key:
             app, order, index = key.groups()
-            yield _Found(int(entry.name), start, app.decode(), order.decode(), int(index))
+            parents[int(entry.name)] = stat.parent
+            found.append(_Found(int(entry.name), stat.start, app.decode(), order.decode(), int(index)))
+    # What a worker starts has the worker's own command line between fork and exec.
+    return [at for at in found if parents[at.pid] not in parents]
 
 
-def _start_time(pid: int) -> int | None:
-    """Return field 22 of /proc/PID/stat (clock ticks since boot); None for what is gone or a zombie."""
+class _Stat(NamedTuple):
+    parent: int
+    start: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Return fields 4 and 22 (clock ticks since boot) of /proc/PID/stat; None for what is gone or a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     fields = stat.rpartition(b")")[2].split()  # the name before may hold spaces and parentheses
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if fields[0] in (b"Z", b"X") else _Stat(int(fields[1]), int(fields[19]))
+
+
+def _start_time(pid: int) -> int | None:
+    stat = _stat(pid)
+    return stat.start if stat else None
 
 
 def _pid(node: NodeId) -> int | None:
@@ -224,12 +246,9 @@ def _tree(pid: int) -> list[int]:
     """Return a process and all its descendants: the slots have sessions of their own, no group holds them all."""
     children: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
-        try:
-            stat = Path(entry.path, "stat").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
+        stat = _stat(int(entry.name)) if entry.name.isdigit() else None
         if stat:
-            children.setdefault(int(stat.rpartition(b")")[2].split()[1]), []).append(int(entry.name))
+            children.setdefault(stat.parent, []).append(int(entry.name))
     tree = [pid]
     for parent in tree:
         tree += children.get(parent, ())

@@ -14,13 +14,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import ClassVar, Final, NamedTuple
+from typing import Annotated, ClassVar, Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from fleetd.codecs.admin import CommandRefusedError, FunctionStatus
 from fleetd.core.model import Reading
 from fleetd.core.ports import Nudge
+from fleetd.core.units import seconds
 from fleetd.dispatchers.address import parse_address
 from fleetd.dispatchers.admin import AdminConnection
 from fleetd.errors import FleetdError, SourceError, UsageError
@@ -33,8 +34,12 @@ class GearmanOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    servers: list[str] = Field(min_length=1, max_length=MAX_SERVERS)
-    timeout: float = Field(default=2.0, gt=0, le=60, allow_inf_nan=False)
+    servers: list[str] = Field(
+        min_length=1, max_length=MAX_SERVERS, description="the dispatchers, HOST:PORT each; without a port 4730"
+    )
+    timeout: Annotated[float, BeforeValidator(seconds, json_schema_input_type=float | str)] = Field(
+        default=2.0, gt=0, le=60, allow_inf_nan=False, description="how long one dispatcher may take to answer"
+    )
 
     @field_validator("servers")
     @classmethod

@@ -1,0 +1,40 @@
+"""The benchmarks by name: `python -m bench NAME [options]` runs one, `python -m bench` runs all of them.
+
+Each is a module of this package with `main(argv) -> exit code`; `python -m bench NAME --help` tells its options.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+
+KNOWN = {
+    "runtimes": "no-op jobs a second, CPU and memory: fleetd beside Celery, RQ, dramatiq and Huey",
+    "burst": "thousands of jobs while workers, nodes and the controller are killed",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run what is asked for; the worst exit code is returned."""
+    there = [name for name in KNOWN if importlib.util.find_spec(f"bench.{name}")]
+    listing = "\n".join(f"  {name:10} {KNOWN[name]}" for name in there)
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        usage="python -m bench [NAME [OPTIONS]]",
+        description="Run one benchmark, or all of them.",
+        epilog=f"benchmarks:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", choices=there, metavar="NAME", help="which one (default: all)")
+    given = parser.parse_args(argv[:1])
+    if given.name:
+        return int(importlib.import_module(f"bench.{given.name}").main(argv[1:]))
+    worst = 0
+    for name in there:
+        print(f"# {name}", flush=True)
+        worst = max(worst, int(importlib.import_module(f"bench.{name}").main([])))
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

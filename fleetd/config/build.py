@@ -1,0 +1,123 @@
+"""From the file's shapes to the `Policy` that everything below works with: names in full, units in the names.
+
+Promises: nothing is decided here; every part is valid.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from fleetd.config.scalars import split_listen
+from fleetd.config.shape import (
+    AppShape,
+    ControllerShape,
+    PoolShape,
+    QueueShape,
+    ScheduleShape,
+    SettingsShape,
+    SourceShape,
+)
+from fleetd.core.model import (
+    AppPolicy,
+    BudgetPolicy,
+    ControllerPolicy,
+    LimitsPolicy,
+    Objective,
+    OnBlind,
+    Policy,
+    PoolPolicy,
+    QueuePolicy,
+    SchedulePolicy,
+    SourcePolicy,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """The kind of adapter that an entry names, and its options."""
+
+    kind: str
+    options: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The entries that are valid by themselves; `adapted` by section and name."""
+
+    settings: SettingsShape | None
+    sources: Mapping[str, SourceShape]
+    apps: Mapping[str, AppShape]
+    queues: Mapping[str, QueueShape]
+    pools: Mapping[str, PoolShape]
+    schedules: Mapping[str, ScheduleShape]
+    adapted: Mapping[tuple[str, str], Adapted]
+
+
+def build(parts: Parts) -> Policy:
+    """Return the policy that valid parts make."""
+    top = parts.settings
+    assert top is not None, "a policy without findings has its settings"
+    budget = BudgetPolicy() if top.budget is None else BudgetPolicy(top.budget.hour, top.budget.month, top.budget.warn)
+    return Policy(
+        fleet=top.fleet,
+        sources={name: _source(name, shape, parts) for name, shape in parts.sources.items()},
+        apps={name: _app(name, shape) for name, shape in parts.apps.items()},
+        queues={name: _queue(name, shape) for name, shape in parts.queues.items()},
+        pools={name: _pool(name, shape, parts) for name, shape in parts.pools.items()},
+        schedules={name: SchedulePolicy(name, s.cron, s.for_, dict(s.floor)) for name, s in parts.schedules.items()},
+        timezone=top.timezone,
+        currency=top.currency,
+        budget=budget,
+        limits=LimitsPolicy(top.limits.launches, top.limits.stops),
+        stability=top.stability,
+        controller=_controller(top.controller),
+    )
+
+
+def _source(name: str, shape: SourceShape, parts: Parts) -> SourcePolicy:
+    of = parts.adapted["sources", name]
+    return SourcePolicy(name, of.kind, of.options, OnBlind(shape.on_blind.hold, shape.on_blind.then))
+
+
+def _app(name: str, shape: AppShape) -> AppPolicy:
+    path = shape.release.path if shape.release else None
+    return AppPolicy(name, path, tuple(shape.exec or ()), shape.drain.signal, shape.drain.deadline)
+
+
+def _queue(name: str, shape: QueueShape) -> QueuePolicy:
+    return QueuePolicy(
+        name=name,
+        app=shape.app,
+        source=shape.source,
+        match=shape.match,
+        objective=Objective(shape.objective.wait, shape.objective.share),
+        priority=shape.priority,
+        service_s=shape.service,
+        job_limit_s=shape.job_limit,
+    )
+
+
+def _pool(name: str, shape: PoolShape, parts: Parts) -> PoolPolicy:
+    of = parts.adapted["pools", name]
+    return PoolPolicy(
+        name=name,
+        kind=of.kind,
+        options=of.options,
+        apps=tuple(dict.fromkeys(shape.apps)),
+        slots=shape.slots,
+        min_nodes=shape.min,
+        max_nodes=shape.max,
+        price_per_h=shape.price,
+        billing_minimum_s=shape.billing.minimum,
+    )
+
+
+def _controller(shape: ControllerShape) -> ControllerPolicy:
+    host, port = split_listen(shape.listen)
+    return ControllerPolicy(host, port, _revealed(shape.join), _revealed(shape.token))
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -1,0 +1,226 @@
+"""The shape of the policy file: every key, its type, its default and the sentence that explains it.
+
+Promises: the one place where a key is defined; loading, the JSON Schema and the reference all read these models.
+What concerns several entries at once is in `check`. Defaults are those of `core.model`.
+"""
+
+import os.path
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
+
+from fleetd.config.findings import quoted
+from fleetd.config.scalars import (
+    Amount,
+    Cron,
+    Currency,
+    Duration,
+    DurationOrZero,
+    Fleet,
+    Listen,
+    Price,
+    Rate,
+    Share,
+    Text,
+    Timezone,
+    is_loopback,
+    split_listen,
+)
+from fleetd.core.model import BudgetPolicy, ControllerPolicy, Objective, OnBlind, PoolPolicy
+
+VERSION: Final = 1
+MAX_SLOTS: Final = 4096
+MAX_NODES: Final = 100_000
+
+# What workers catch, and what the usual foreign ones drain on (sidekiq: TSTP, gunicorn: WINCH, celery: TERM).
+Signal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "TSTP", "WINCH"]
+
+
+class Shape(BaseModel):
+    """A mapping with fixed keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OnBlindShape(Shape):
+    """What to do while a source cannot be read."""
+
+    hold: DurationOrZero = Field(default=OnBlind().hold_s, description="Change nothing for this long.")
+    then: Literal["keep", "min"] = Field(
+        default=OnBlind().then, description="After that: keep the nodes that are there, or go down to each pool's min."
+    )
+
+
+class SourceShape(Shape):
+    """Where queue depth is read. Exactly one further key names the kind of source and holds its options."""
+
+    on_blind: OnBlindShape = Field(default=OnBlindShape(), description="What to do while the source cannot be read.")
+
+
+class ReleaseShape(Shape):
+    """Worker code of ours."""
+
+    path: Text = Field(description="The folder of the code, relative to the policy file.")
+
+    @field_validator("path")
+    @classmethod
+    def _is_there(cls, path: str, info: ValidationInfo) -> str:
+        assert info.context is not None, "a policy is validated with its surroundings"
+        full = os.path.abspath(Path(info.context["base_dir"]) / path)  # noqa: PTH100 - links stay as they are
+        if not os.path.isdir(full):  # noqa: PTH112 - Path.is_dir raises on names that are too long
+            raise ValueError(f"no folder {quoted(path)} beside the policy file")
+        return full
+
+
+class DrainShape(Shape):
+    """How a worker is told to finish."""
+
+    signal: Signal = Field(
+        default="TERM", description="The signal that makes a foreign worker (`exec`) finish and end."
+    )
+    deadline: Duration | None = Field(
+        default=None, description="A running job is given this long to end. Without it: as long as it takes."
+    )
+
+
+class AppShape(Shape):
+    """A set of job functions. Exactly one of `release` and `exec`."""
+
+    release: ReleaseShape | None = Field(default=None, description="Worker code of ours, in a folder.")
+    exec: list[Text] | None = Field(
+        default=None, min_length=1, description="The command line of a foreign worker, word by word; no shell reads it."
+    )
+    drain: DrainShape = Field(default=DrainShape(), description="How a worker is told to finish.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.release and self.exec:
+            raise ValueError("has both 'release' and 'exec'; give one of them")
+        if not self.release and not self.exec:
+            raise ValueError("needs 'release' (worker code of ours) or 'exec' (a foreign worker)")
+        return self
+
+
+class ObjectiveShape(Shape):
+    """The wait that a queue aims at."""
+
+    wait: Duration = Field(description="Jobs start within this time of being submitted.")
+    share: Share = Field(default=Objective(1).share, description="The share of jobs for which that holds.")
+
+
+class QueueShape(Shape):
+    """Jobs of one kind: where they wait and what runs them."""
+
+    app: Text = Field(description="The app that runs these jobs.")
+    source: Text = Field(description="The source that tells their number.")
+    match: str = Field(
+        min_length=1, max_length=255, description="A glob over the names of job functions (or queues) in the source."
+    )
+    objective: ObjectiveShape = Field(description="The wait that the queue aims at.")
+    priority: Literal["low", "normal", "high"] = Field(
+        default="normal", description="Who gets slots first where there are not enough."
+    )
+    service: Duration | None = Field(
+        default=None,
+        description="How long a job takes, as a hint until it is measured; foreign workers cannot be measured.",
+    )
+    job_limit: Duration | None = Field(
+        default=None, description="The longest a job may run. Needed on priced pools once a budget is set."
+    )
+
+
+class BillingShape(Shape):
+    """How the provider bills a node."""
+
+    minimum: DurationOrZero = Field(
+        default=PoolPolicy("", "", None, (), 1).billing_minimum_s,
+        description="The least time that a node is billed for.",
+    )
+
+
+class PoolShape(Shape):
+    """Nodes of one provider. Exactly one further key names the kind of provider and holds its options."""
+
+    apps: list[Text] = Field(min_length=1, description="The apps that its nodes may run.")
+    slots: int = Field(ge=1, le=MAX_SLOTS, description="Jobs that one node runs at a time.")
+    min: int = Field(default=0, ge=0, le=MAX_NODES, description="The fewest nodes to keep.")
+    max: int = Field(ge=0, le=MAX_NODES, description="The most nodes to have.")
+    price: Price = Field(default=0.0, description="The price of a node; {max: …} for one that varies.")
+    billing: BillingShape = Field(default=BillingShape(), description="How the provider bills a node.")
+
+
+class ScheduleShape(Shape):
+    """A floor of slots at set times."""
+
+    cron: Cron = Field(
+        description="When it begins: minute, hour, day, month, weekday, in the policy's time zone. Weekdays by name."
+    )
+    for_: Duration = Field(alias="for", description="How long it lasts.")
+    floor: dict[str, int] = Field(min_length=1, description="Slots to keep, by app; fleetd chooses the pool.")
+
+
+class BudgetShape(Shape):
+    """A hard limit on money, spent and committed. At least one of `hour` and `month`."""
+
+    hour: Amount | None = Field(default=None, description="The most in any 60 minutes, in the policy's currency.")
+    month: Amount | None = Field(default=None, description="The most in a calendar month, in the policy's currency.")
+    warn: Share = Field(default=BudgetPolicy().warn, description="The share of a budget at which a warning is given.")
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Self:
+        if self.hour is None and self.month is None:
+            raise ValueError("needs 'hour', 'month' or both")
+        return self
+
+
+class LimitsShape(Shape):
+    """How fast the fleet may change."""
+
+    launches: Rate | None = Field(default=None, description="Nodes that may be launched, over all pools.")
+    stops: Rate | None = Field(default=None, description="Nodes that may be stopped, over all pools.")
+
+
+class ControllerShape(Shape):
+    """Where workers and commands reach the controller."""
+
+    listen: Listen = Field(
+        default=f"{ControllerPolicy().host}:{ControllerPolicy().port}",
+        description="Address and port; port 0 is a free one. Beyond loopback `join` is needed.",
+    )
+    join: SecretStr | None = Field(
+        default=None, description="The secret that the join tokens of workers are made from."
+    )
+    token: SecretStr | None = Field(default=None, description="The token that commands and the console must show.")
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        host, _ = split_listen(self.listen)
+        if not is_loopback(host) and self.join is None:
+            raise ValueError(f"listens on {host}, beyond this machine: leases are code execution, so it needs 'join'")
+        return self
+
+
+class SettingsShape(Shape):
+    """The keys at the top of the file that are not tables of named entries."""
+
+    version: int = Field(ge=VERSION, le=VERSION, description="The version of the policy language: 1.")
+    fleet: Fleet = Field(description="The fleet's name; it tells its nodes from those of other fleets.")
+    timezone: Timezone = Field(default="UTC", description="The time zone of schedules and of the monthly budget.")
+    currency: Currency = Field(default="EUR", description="The currency of all prices and budgets, for display.")
+    budget: BudgetShape | None = Field(default=None, description="A hard limit on money, spent and committed.")
+    limits: LimitsShape = Field(default=LimitsShape(), description="How fast the fleet may change.")
+    stability: Literal["calm", "thrifty"] = Field(
+        default="calm", description="calm keeps idle nodes a while for the next rush; thrifty lets them go soon."
+    )
+    controller: ControllerShape = Field(default=ControllerShape(), description="Where workers reach the controller.")
+
+
+class PolicyShape(SettingsShape):
+    """A fleetd policy."""
+
+    sources: dict[str, SourceShape] = Field(description="Where queue depth is read, by name.")
+    apps: dict[str, AppShape] = Field(description="What runs the jobs, by name.")
+    queues: dict[str, QueueShape] = Field(description="The jobs, by name.")
+    pools: dict[str, PoolShape] = Field(description="Where nodes come from, by name.")
+    schedules: dict[str, ScheduleShape] = Field(default={}, description="Floors of slots at set times, by name.")

@@ -1,0 +1,159 @@
+"""The supervisor's side of one slot process, and how processes are started.
+
+Promises: a slot's duplicates are shut down whenever its process has ended, whatever ended it, so that no connection
+lingers and the dispatcher queues its jobs again at once.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from fleetd.dispatchers.address import Address
+from fleetd.dispatchers.work import WorkConnection
+from fleetd.worker.cell import Cell, Want, make_cell
+from fleetd.worker.control import Control, Message, pair
+from fleetd.worker.generation import CONTROL_FD
+from fleetd.worker.process import DUMP_SIGNAL
+
+TOKEN_VARIABLE: Final = "FLEETD_JOIN_TOKEN"  # noqa: S105 - its name, not its value
+STEADY_S: Final = 60.0
+_STACK_BYTES: Final = 64 * 1024
+
+
+def spawn(app: Path, sock: socket.socket) -> int:
+    """Start a fresh generation process with `sock` as its control socket, in a session of its own; returns its pid."""
+    command = [sys.executable, "-m", "fleetd.worker.generation", "--app", str(app)]
+    # The app's code has no use for the join token, and programs that it starts even less.
+    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, sock.fileno(), CONTROL_FD),
+    ]
+    return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)
+
+
+@dataclass(slots=True)
+class Dup:
+    """A duplicate of a slot's connection to one dispatcher."""
+
+    address: Address
+    sock: socket.socket
+
+    def shut(self) -> None:
+        """End the connection itself, whoever else holds it. Safe twice."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+@dataclass(slots=True, eq=False)
+class SlotProcess:
+    """One slot as the supervisor knows it. `names` and `attempts` are those of the functions that it serves, by row.
+
+    `overdue` is the sequence of the job that the watchdog kills it for.
+    """
+
+    index: int
+    control: Control
+    cell: Cell
+    stack_fd: int
+    theirs: socket.socket
+    names: tuple[str, ...]
+    attempts: tuple[int, ...]
+    pid: int | None = None
+    since: float = field(default_factory=time.monotonic)
+    dups: dict[int, Dup] = field(default_factory=dict)
+    released: bool = False
+    overdue: int | None = None
+    steady: bool = False  # it has ended a job, or lived for a while
+
+    def want(self, number: int, want: Want) -> None:
+        """Tell it what to do: in the cell, which it reads before each GRAB, and by a message, which wakes it."""
+        self.cell.want(number, want)
+        self.control.send({"look": number})
+
+    def messages(self) -> tuple[list[Message], bool]:
+        """Return what it said since last time, and whether more may come; a dead process's words are still there."""
+        found: list[Message] = []
+        with suppress(BlockingIOError):
+            while (message := self.control.receive()) is not None:
+                found.append(message)
+            return found, False
+        return found, True
+
+    def hold(self, at: int, address: Address, fd: int) -> None:
+        """Keep a duplicate of its connection to one dispatcher."""
+        self.drop(at)
+        self.dups[at] = Dup(address, socket.socket(fileno=fd))
+
+    def drop(self, at: int) -> None:
+        """Let the duplicate go: the slot has closed this connection."""
+        dup = self.dups.pop(at, None)
+        if dup is not None:
+            dup.shut()
+
+    def dump_stack(self) -> None:
+        """Ask for the stack of what runs; it comes without the slot's help."""
+        self._signal(DUMP_SIGNAL)
+
+    def kill(self) -> None:
+        """End it, and whatever its job has started, now."""
+        if self.pid is not None:
+            with suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
+
+    def release(self) -> None:
+        """Give its jobs back: killed first, so that no job runs in two places."""
+        self.released = True
+        self.kill()
+        for at in list(self.dups):
+            self.drop(at)
+
+    def answer(self, at: int, packet: bytes) -> None:
+        """Say the last word of a dead slot's job on its own connection, then close it. Blocks for a second at most."""
+        dup = self.dups.pop(at, None)
+        if dup is None:
+            return
+        link = WorkConnection(dup.address, dup.sock)
+        link.send(packet)
+        link.close()
+
+    def stack(self) -> str:
+        """What faulthandler wrote of its last moments."""
+        return os.pread(self.stack_fd, _STACK_BYTES, 0).decode(errors="replace")
+
+    def note_end(self) -> None:
+        """Its process has ended: remember what its cell tells before that is closed."""
+        self.steady = self.cell.last_end > 0 or time.monotonic() - self.since > STEADY_S
+
+    def close(self) -> None:
+        """Let everything of it go."""
+        for at in list(self.dups):
+            self.drop(at)
+        self.control.close()
+        self.theirs.close()
+        self.cell.close()
+        os.close(self.stack_fd)
+
+    def _signal(self, number: int) -> None:
+        if self.pid is not None:
+            with suppress(OSError):
+                os.kill(self.pid, number)
+
+
+def make_slot(index: int, names: Sequence[str], attempts: Sequence[int], settings: str) -> SlotProcess:
+    """Prepare a slot; its process is to get `theirs`, where the first message waits already."""
+    ours, theirs = pair()
+    cell = make_cell(len(names))
+    stack_fd = os.memfd_create("fleetd-stack", os.MFD_CLOEXEC)
+    first: dict[str, Any] = {"index": index, "parent": os.getpid(), "settings": settings}
+    ours.send(first, cell.fd, stack_fd)
+    return SlotProcess(index, ours, cell, stack_fd, theirs, tuple(names), tuple(attempts))

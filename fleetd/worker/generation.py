@@ -1,0 +1,105 @@
+"""A generation: imports the app once, proves it, then forks slots on the supervisor's word.
+
+Runs as `python -m fleetd.worker.generation --app PATH`, started by the supervisor alone, with its control socket as
+descriptor 3. Where the app left threads running, forking is unsafe: it says so and ends, and every slot is then a
+process of this program that imports the app itself.
+
+Promises: it never talks to a dispatcher; it has no thread; it ends when the supervisor does.
+"""
+
+import encodings.idna  # noqa: F401 - getaddrinfo wants it: once here, not a megabyte in each slot after the fork
+import gc
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from fleetd.worker.app import AppError, find_app, load
+from fleetd.worker.control import Control, Message
+from fleetd.worker.jobs import Job
+from fleetd.worker.process import apply, hold_signals, leave, serve
+from fleetd.worker.settings import load as load_settings
+
+CONTROL_FD: Final = 3
+START_S: Final = 10.0
+_TRACE_CHARACTERS: Final = 30_000
+
+
+def main() -> int:
+    """Import the app, then be a zygote or, where the first message names one, a slot."""
+    os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003
+    control = Control(socket.socket(fileno=CONTROL_FD))
+    first = control.wait(START_S)
+    if first is None:
+        return 0
+    settings = load_settings(first.body["settings"])
+    hold_signals()
+    apply(settings)
+    try:
+        jobs = load(find_app(settings.app))
+    except AppError as error:
+        control.send({"failed": str(error), "traceback": error.traceback[-_TRACE_CHARACTERS:]})
+        return error.exit_code
+    if first.fds:
+        return serve(control, first, jobs)
+    return _be_zygote(control, jobs)
+
+
+def _be_zygote(control: Control, jobs: Sequence[Job]) -> int:
+    threads = _other_threads()
+    control.send({"ready": [[job.name, job.attempts] for job in jobs], "threads": threads})
+    if threads:
+        return 0
+    gc.collect()
+    gc.freeze()  # what the slots share is never touched by their collectors, and so never copied
+    while (message := control.wait(None)) is not None:
+        (fd,) = message.fds
+        if not _fork(control, fd, jobs):
+            control.send({"fork_failed": message.body["fork"]})
+        os.close(fd)
+    return 0
+
+
+def _fork(control: Control, fd: int, jobs: Sequence[Job]) -> bool:
+    """Make a slot that is the supervisor's child, by a process in between that ends at once."""
+    try:
+        between = os.fork()
+    except OSError:
+        return False
+    if between:
+        return os.waitpid(between, 0)[1] == 0
+    try:
+        if os.fork():
+            os._exit(0)
+    except OSError:
+        os._exit(1)
+    control.close()
+    _be_slot(fd, jobs)
+    return False
+
+
+def _be_slot(fd: int, jobs: Sequence[Job]) -> None:
+    code = 1
+    try:
+        control = Control(socket.socket(fileno=fd))
+        first: Message | None = control.wait(START_S)
+        code = serve(control, first, jobs) if first is not None else 0
+    except BaseException:  # noqa: BLE001 - the end of the process: nothing may unwind into the zygote's code
+        traceback.print_exc()
+    finally:
+        leave(code)
+
+
+def _other_threads() -> list[str]:
+    """The names of all threads but this one: Python's and those of C libraries alike."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    others = [int(task.name) for task in Path("/proc/self/task").iterdir() if int(task.name) != os.getpid()]
+    return [names.get(task, f"a library's, {task}") for task in others]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
