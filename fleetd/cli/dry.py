@@ -2,18 +2,18 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fleetd.cli.remote import state_folder
 from fleetd.config import load
+from fleetd.control.outlook import Outlook
 from fleetd.control.schedule import floors, month
-from fleetd.control.watch import Watch
+from fleetd.control.watch import TIMEOUT_S
 from fleetd.control.wiring import Home, make_adapters
 from fleetd.core.decide import decide, resume
 from fleetd.core.memory import Memory
-from fleetd.core.model import Blind, Drain, Intent, Launch, Observation, Plan, Policy, Stop, Undrain
+from fleetd.core.model import Drain, Intent, Launch, Observation, Plan, Policy, Stop, Undrain
 from fleetd.store.sqlite import Store
 
 
@@ -38,34 +38,19 @@ def _remembered(policy: Policy) -> tuple[Memory, str]:
 
 async def _decide(policy: Policy, memory: Memory, instance: str) -> Plan:
     home = Home(state_folder(policy.fleet), instance, "http://127.0.0.1:0", "none")
-    adapters = make_adapters(policy, home)
-    sources = {name: Watch(name, source.read, time.time) for name, source in adapters.sources.items()}
-    pools = {name: Watch(name, provider.list, time.time) for name, provider in adapters.providers.items()}
+    outlook = Outlook(make_adapters(policy, home), time.time, lambda: None)
+    outlook.start()
     try:
-        for source in adapters.sources.values():
-            await source.open(lambda: None)
-        await asyncio.gather(*(watch.once() for watch in sources.values()), *(watch.once() for watch in pools.values()))
+        await outlook.look(TIMEOUT_S)
     finally:
-        for source in adapters.sources.values():
-            with suppress(OSError):
-                await source.close()
-    readings = {
-        reading.queue: reading
-        for watch in sources.values()
-        if not isinstance(watch.answer, Blind)
-        for reading in watch.answer
-    }
-    blind = {
-        queue.name: answer
-        for queue in policy.queues.values()
-        if isinstance(answer := sources[queue.source].answer, Blind)
-    }
+        readings, worlds = outlook.readings(policy), outlook.worlds()
+        await outlook.close()
     now = max(time.time(), memory.now)
     observation = Observation(
         now=now,
         month=month(policy, now),
-        readings={**readings, **blind},
-        worlds={name: watch.answer for name, watch in pools.items()},
+        readings=readings,
+        worlds=worlds,
         floors=floors(policy, now, {}),
     )
     return decide(observation, policy, resume(memory, now))[0]

@@ -66,6 +66,7 @@ class Controller:
         self._base_s = max(time.time(), before.now) - time.monotonic()
         self.policy = policy
         self.memory = self._without_strangers(resume(before, self.clock()))
+        self._saved_at = 0.0
         self._nudged = asyncio.Event()
         self.leases = LeaseBook(self.memory.epoch, policy, self.clock, self.nudge)
         self.leases.adopt(self.memory.nodes)
@@ -206,7 +207,9 @@ class Controller:
             entries = [Entry("event", event) for event in plan.events]
             entries += [Entry("sentence", f"{about}: {text}") for about, text in plan.sentences.items() if plan.intents]
             try:
-                await self._on_disk(self._store.commit, memory, entries, durable=bool(plan.intents))
+                if entries or memory.now - self._saved_at >= TICK_S:  # nudged ticks that change nothing are not written
+                    await self._on_disk(self._store.commit, memory, entries, durable=bool(plan.intents))
+                    self._saved_at = memory.now
             except FleetdError:
                 self.leases.give_back(self.observation.work)
                 raise

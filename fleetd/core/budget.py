@@ -6,7 +6,7 @@ ours: no launch that could, and when time itself brings the sum there, nodes are
 """
 
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 from typing import Final
 
 from fleetd.core.learn import boot_deadline
@@ -95,13 +95,16 @@ def room(draft: Draft, observation: Observation, policy: Policy, spend: Spend) -
 def cost_of(draft: Draft, observation: Observation, policy: Policy, node: Node) -> float:
     """Return the money that a node is committed to."""
     pool = policy.pools[node.pool]
-    seconds = commitment(pool, draft.pools[node.pool], policy, node, draft.now)
-    return price(pool, observation) * seconds / HOUR_S
+    return _money(price(pool, observation), commitment(pool, draft.pools[node.pool], policy, node, draft.now))
 
 
 def cost_of_new(draft: Draft, observation: Observation, policy: Policy, pool: PoolPolicy) -> float:
     """Return the money that one more node of the pool would be committed to."""
-    return price(pool, observation) * commitment(pool, draft.pools[pool.name], policy, None, draft.now) / HOUR_S
+    return _money(price(pool, observation), commitment(pool, draft.pools[pool.name], policy, None, draft.now))
+
+
+def _money(price_per_h: float, seconds: Seconds) -> float:
+    return price_per_h * seconds / HOUR_S if price_per_h else 0.0  # what is free is free for ever, too
 
 
 def warned(spend: Spend, policy: Policy) -> str:
@@ -119,7 +122,8 @@ def warned(spend: Spend, policy: Policy) -> str:
 
 
 def _job_limit(policy: Policy, app: str) -> Seconds:
-    limits = [queue.job_limit_s or 0.0 for queue in policy.queues.values() if queue.app == app]
+    """Return how long a job may run once its node is told to go; for ever where nothing bounds it: then none fits."""
+    limits = [queue.job_limit_s for queue in policy.queues.values() if queue.app == app]
+    longest = max((inf if limit is None else limit for limit in limits), default=0.0)
     drain_s = policy.apps[app].drain_s if app in policy.apps else None
-    longest = max(limits, default=0.0)
-    return min(longest, drain_s) if drain_s is not None and longest else longest
+    return longest if drain_s is None else min(longest, drain_s)

@@ -62,8 +62,8 @@ def resume(memory: Memory, now: Seconds) -> Memory:
     """
     nodes = {name: replace(n, heard_at=now, missing=0, missing_at=None) for name, n in memory.nodes.items()}
     orders = {key: replace(pending, at=now) for key, pending in memory.orders.items()}
-    spend = replace(memory.spend, at=memory.spend.at)  # the outage is paid for: nodes ran through it
-    return replace(memory, epoch=memory.epoch + 1, now=now, nodes=nodes, orders=orders, spend=spend, ending=False)
+    # What was spent is left as it was: the first tick accrues the outage, through which the nodes ran.
+    return replace(memory, epoch=memory.epoch + 1, now=now, nodes=nodes, orders=orders, ending=False)
 
 
 def _recent(events: tuple[tuple[Seconds, int], ...], now: Seconds) -> tuple[tuple[Seconds, int], ...]:

@@ -49,6 +49,7 @@ class Source(Protocol):
 class Provider(Protocol):
     """Starts and stops nodes. Made as `cls(pool, options, launch)`.
 
+    Every node's name begins with its pool's and a slash: that is what a worker's token is held against.
     `victims` says whether `stop` hits exactly the named nodes, the highest ordinals, or any.
     """
 

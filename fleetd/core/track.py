@@ -195,7 +195,7 @@ def _miss(draft: Draft, node: Node, lease: LeaseView | None) -> None:
 def _take_leases(draft: Draft, observation: Observation) -> None:
     for name, lease in observation.leases.items():
         node = draft.nodes.get(name)
-        if node is None:
+        if node is None or lease.pool != node.pool:
             continue
         heard_at = draft.now - lease.age_s
         if node.heard_at is not None and heard_at < node.heard_at:
@@ -203,7 +203,7 @@ def _take_leases(draft: Draft, observation: Observation) -> None:
         node = replace(
             node,
             heard_at=heard_at,
-            slots=lease.slots,
+            slots=min(lease.slots, node.slots),  # fewer than it was made for may run, never more
             busy=lease.busy,
             idle_s=lease.idle_s + lease.age_s,
             digest=lease.digest,

@@ -4,6 +4,7 @@ Promises: a worker's request counts only with its token's signature, an operator
 error is `{"error": "one clear line"}`; a body larger than allowed is refused unread.
 """
 
+import asyncio
 import hmac
 import json
 import re
@@ -22,6 +23,8 @@ from fleetd.control.status import status
 from fleetd.core.model import Command, DrainAllCommand, DrainCommand, NodeId, WakeCommand
 from fleetd.errors import FleetdError, ProtocolError, UsageError
 
+STUCK_S: Final = 15.0
+BODY_S: Final = 20.0
 POLL_S: Final = 20.0
 MAX_FOR_S: Final = 366 * 86400.0
 TAKEN_S: Final = 10.0
@@ -35,7 +38,7 @@ def make_app(controller: Controller, join_secret: str, operator_token: str) -> S
     operators = _Operators(controller, operator_token)
     return Starlette(
         routes=[
-            Route("/healthz", _health, methods=["GET"]),
+            Route("/healthz", operators.health, methods=["GET"]),
             Route("/v1/lease", workers.lease, methods=["POST"]),
             Route("/v1/orders", workers.orders, methods=["GET"]),
             Route("/v1/status", operators.guard(operators.status), methods=["GET"]),
@@ -101,6 +104,12 @@ class _Operators:
             return await handler(request)
 
         return guarded
+
+    async def health(self, request: Request) -> Response:
+        """Say whether the tick goes on; needs no token and tells nothing else."""
+        del request
+        age_s = self._controller.clock() - self._controller.memory.now
+        return JSONResponse({"ok": age_s < STUCK_S, "tick_age_s": round(age_s, 1)}, 200 if age_s < STUCK_S else 503)
 
     async def status(self, request: Request) -> Response:
         recent = request.query_params.get("events", "12")
@@ -178,11 +187,6 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-async def _health(request: Request) -> Response:
-    del request
-    return JSONResponse({"ok": True})
-
-
 async def _body(request: Request) -> bytes:
     told = request.headers.get("content-length", "0")
     parts, size = [], int(told) if told.isdecimal() else 0
@@ -190,11 +194,15 @@ async def _body(request: Request) -> bytes:
     if size > MAX_BODY:
         raise refusal
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise refusal
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY:
+                    raise refusal
+                parts.append(part)
+    except TimeoutError:
+        raise ProtocolError(f"body: did not come within {BODY_S:.0f} s") from None
     return b"".join(parts)
 
 

@@ -278,4 +278,5 @@ class Crew:
             await asyncio.sleep(0.01)
         for burial in list(self._burials):
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(burial), 2)
+                async with asyncio.timeout(2):
+                    await asyncio.shield(burial)

@@ -220,7 +220,8 @@ async def keep_lease(controller: Controller, worker: Worker) -> None:
         controller.note("lease", "")
         with suppress(TimeoutError):
             next_s = min(max(answer.next_s, SHORTEST_S), LONGEST_S)
-            await asyncio.wait_for(worker.changed.wait(), next_s)
+            async with asyncio.timeout(next_s):
+                await worker.changed.wait()
         await asyncio.sleep(DEBOUNCE_S)
 
 

@@ -226,7 +226,8 @@ class Supervisor:
         if self._controller is None or not self._up.is_set():
             return
         with suppress(TimeoutError, OSError, FleetdError):
-            await asyncio.wait_for(self._controller.say(self), LAST_LEASE_S)
+            async with asyncio.timeout(LAST_LEASE_S):
+                await self._controller.say(self)
         self._controller.abort()
 
 

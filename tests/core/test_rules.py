@@ -210,6 +210,16 @@ def test_no_rolling_hour_costs_more_than_the_budget(seed, arrivals, hour):
     assert toy.cut_busy == []
 
 
+def test_unbounded_jobs_are_refused_on_budgeted_pools():
+    """Rule 5. What has no job limit could cost anything. Seen to fail with a missing limit taken as zero seconds."""
+    fleet = policy(pool(price_per_h=0.01), budget=BudgetPolicy(hour=1000.0))
+    fleet = replace(fleet, queues={"resize": replace(fleet.queues["resize"], job_limit_s=None)})
+    toy = Toy(fleet, 1)
+    plan = toy.step(5)
+    assert plan.intents == ()
+    assert "limited by the budget" in plan.sentences["app photos"]
+
+
 @fast
 @given(SEEDS, ARRIVALS, st.integers(1, 6), st.integers(0, 3))
 def test_max_is_never_passed_and_min_is_held(seed, arrivals, most, least):

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ async def test_a_body_beyond_the_limit_is_413_and_the_server_lives_on(served: Si
     content: Any = b"x" * (MAX_BODY + 1) if told else parts()
     answer = await served.http.post("/v1/lease", content=content)
     assert refusal(answer) == (413, f"body: more than the {MAX_BODY} bytes allowed")
-    assert (await served.http.get("/healthz")).json() == {"ok": True}
+    assert (await served.http.get("/healthz")).json()["ok"] is True
 
 
 async def test_a_body_that_is_said_to_be_too_large_is_refused_unread(served: Site) -> None:
@@ -447,3 +447,14 @@ async def test_a_client_that_leaves_in_mid_request_harms_nothing(
     await asyncio.sleep(0.05)
     assert (await served.http.get("/healthz")).status_code == 200
     assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+
+
+async def test_health_means_that_the_tick_goes_on(served: Site) -> None:
+    """503 once the last tick is 15 s old. Seen to fail with a health that always says ok."""
+    controller = served.fleet.controller
+    fine = await served.http.get("/healthz")
+    assert (fine.status_code, fine.json()["ok"]) == (200, True)
+    async with controller._turn:  # no tick comes while this is held
+        controller.memory = replace(controller.memory, now=controller.clock() - 16.0)
+        stuck = await served.http.get("/healthz")
+    assert (stuck.status_code, stuck.json()["ok"]) == (503, False)
