@@ -7,22 +7,19 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from fleetd.core.units import seconds
+from fleetd.cli import more
+from fleetd.cli.asking import Fleet, Json, PolicyFile, ask, done, duration
 from fleetd.errors import FleetdError, PolicyError, UsageError
 
 app = typer.Typer(
     help="Watches job queues and keeps just enough workers alive.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="More commands: worker, submit (each with --help). Exit codes: 0 done, 1 failed, 2 wrong usage or policy, "
-    "3 unreachable, 4 a job failed or was late.",
+    epilog="More commands: worker, submit, dispatcher (each with --help). Exit codes: 0 done, 1 failed, "
+    "2 wrong usage or policy, 3 unreachable, 4 a job failed or was late.",
 )
 DEFAULT_WAKE: Final = "1h"
-PolicyFile = Annotated[Path, typer.Option("--policy", "-p", help="the policy file")]
-Fleet = Annotated[str | None, typer.Option("--fleet", help="which fleet, where several run here")]
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs")]
 
 
 @app.command()
@@ -104,9 +101,15 @@ def plan(policy: PolicyFile, as_json: Json = False) -> None:
 
 
 @app.command()
-def status(fleet: Fleet = None, as_json: Json = False) -> None:
+def status(
+    fleet: Fleet = None,
+    as_json: Json = False,
+    watched: Annotated[bool, typer.Option("--watch", "-w", help="go on, as `top` does")] = False,
+) -> None:
     """Show queues, pools and nodes of the running fleet."""
-    picture = _call("GET", "/v1/status", fleet)
+    if watched:
+        more.watch(fleet)
+    picture = ask("GET", "/v1/status", fleet)
     if as_json:
         print(json.dumps(picture))
         return
@@ -119,18 +122,13 @@ def status(fleet: Fleet = None, as_json: Json = False) -> None:
 
 @app.command()
 def explain(
-    pool: Annotated[str | None, typer.Argument(help="a pool or an app; all where none is named")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="POOL", help="a pool or an app; default: all")] = None,
+    at: more.At = None,
     fleet: Fleet = None,
     as_json: Json = False,
 ) -> None:
-    """Say why the fleet is as it is: the last decision on each app and pool, in a sentence with its numbers."""
-    why: dict[str, str] = _call("GET", "/v1/status", fleet)["why"]
-    if pool is not None:
-        chosen = {about: text for about, text in why.items() if about.partition(" ")[2] == pool}
-        if not chosen:
-            known = ", ".join(about.partition(" ")[2] for about in why)
-            raise UsageError(f"explain: no pool or app {pool!r}{_nearest(pool, known.split(', '))}; there are: {known}")
-        why = chosen
+    """Say why the fleet is as it is, or was: the decision on each app and pool, in a sentence with its numbers."""
+    why = more.explained(name, at, fleet)
     print(json.dumps(why) if as_json else "\n".join(f"{about}: {text}" for about, text in why.items()))
 
 
@@ -139,11 +137,20 @@ def wake(
     pool: Annotated[str, typer.Argument(help="the pool")],
     count: Annotated[int, typer.Option("--count", min=1, help="nodes to hold up at least")] = 1,
     for_: Annotated[str, typer.Option("--for", help="for how long")] = DEFAULT_WAKE,
+    direct: Annotated[bool, typer.Option("--direct", help="without a controller, once; needs --policy")] = False,
+    policy: Annotated[Path | None, typer.Option("--policy", "-p", help="the policy file, for --direct")] = None,
     fleet: Fleet = None,
     as_json: Json = False,
 ) -> None:
     """Hold nodes of a pool up, whatever the queues say; it ends by itself."""
-    _done(_call("POST", "/v1/wake", fleet, pool=pool, count=count, for_s=_duration(for_)), as_json)
+    if not direct:
+        done(ask("POST", "/v1/wake", fleet, pool=pool, count=count, for_s=duration(for_)), as_json)
+        return
+    if policy is None:
+        raise UsageError("wake: --direct needs --policy: no controller is asked")
+    from fleetd.cli.dry import wake_directly
+
+    done({"done": wake_directly(policy, pool, count, duration(for_))}, as_json)
 
 
 @app.command()
@@ -155,33 +162,12 @@ def drain(
     as_json: Json = False,
 ) -> None:
     """Let a node, or a whole pool, finish its jobs and go."""
-    for_s = None if for_ is None else _duration(for_)
+    for_s = None if for_ is None else duration(for_)
     body: dict[str, Any] = {"target": target, "force": force} | ({} if for_s is None else {"for_s": for_s})
-    _done(_call("POST", "/v1/drain", fleet, **body), as_json)
+    done(ask("POST", "/v1/drain", fleet, **body), as_json)
 
 
-def _call(method: str, path: str, fleet: str | None, **body: Any) -> dict[str, Any]:
-    from fleetd.cli.remote import call
-
-    return call(method, path, fleet, **body)
-
-
-def _done(answer: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(answer) if as_json else answer["done"])
-
-
-def _duration(text: str) -> float:
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise UsageError(f"--for: {error}") from None
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+app.add_typer(more.app)
 
 
 FIRST_APP: Final = '''"""A first app: jobs are functions from bytes to bytes."""

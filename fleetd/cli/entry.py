@@ -1,14 +1,17 @@
-"""The `fleetd` command. `worker`, `submit` and `version` need the standard library alone; the rest the controller's.
+"""The `fleetd` command. `worker`, `submit`, `dispatcher` and `version` need the standard library alone.
 
 Promises: a person sees one clear line for each error, never a traceback; the exit codes are those of `fleetd.errors`:
 0 done, 1 failed, 2 wrong usage or policy, 3 unreachable, 4 a job failed or its result did not come in time.
 """
 
 import sys
+from importlib import import_module
 
 from fleetd import __version__
 from fleetd.errors import FleetdError
 
+# Commands that need the standard library alone, each a module with `main(argv)`; nothing else is loaded for them.
+BARE = {"worker": "fleetd.worker.main", "submit": "fleetd.cli.submit", "dispatcher": "fleetd.dispatchers.embedded.main"}
 MISSING = """fleetd: {name} is missing: a bare install runs workers only. Run: pip install 'fleetd[controller]'"""
 
 
@@ -21,14 +24,8 @@ def run(argv: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         match argv:
-            case ["worker", *rest]:
-                from fleetd.worker.main import main as worker
-
-                return worker(rest)
-            case ["submit", *rest]:
-                from fleetd.cli.submit import main as submit
-
-                return submit(rest)
+            case [name, *rest] if name in BARE:
+                return int(import_module(BARE[name]).main(rest))
             case ["version" | "--version"]:
                 print(f"fleetd {__version__}")
                 return 0

@@ -58,6 +58,11 @@ def options(adapters: Adapters, role: Role, kind: str) -> Any:
         raise UsageError(f"the {role} {quoted(kind)} is installed but cannot be imported: {reason}") from None
 
 
+def acts(adapters: Adapters, kind: str) -> bool:
+    """Return what a kind of provider does where the policy is silent: act, unless its class says `acts = False`."""
+    return bool(getattr(adapters.providers[kind](), "acts", True))
+
+
 def _absent(adapters: Adapters, role: Role, kind: str) -> str:
     here = ", ".join(sorted(adapters.of(role))) or "none"
     if kind in _ELSEWHERE[role]:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from fleetd.config.scalars import split_listen
 from fleetd.config.shape import (
+    AlertsShape,
     AppShape,
     ControllerShape,
     PoolShape,
@@ -20,6 +21,7 @@ from fleetd.config.shape import (
     SourceShape,
 )
 from fleetd.core.model import (
+    AlertsPolicy,
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
@@ -36,10 +38,11 @@ from fleetd.core.model import (
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """The kind of adapter that an entry names, and its options."""
+    """The kind of adapter that an entry names, its options, and whether such a pool acts where its entry is silent."""
 
     kind: str
     options: Any
+    acts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ def build(parts: Parts) -> Policy:
         limits=LimitsPolicy(top.limits.launches, top.limits.stops),
         stability=top.stability,
         controller=_controller(top.controller),
+        alerts=AlertsPolicy() if top.alerts is None else _alerts(top.alerts),
     )
 
 
@@ -111,12 +115,18 @@ def _pool(name: str, shape: PoolShape, parts: Parts) -> PoolPolicy:
         max_nodes=shape.max,
         price_per_h=shape.price,
         billing_minimum_s=shape.billing.minimum,
+        act=of.acts if shape.act is None else shape.act,
     )
 
 
 def _controller(shape: ControllerShape) -> ControllerPolicy:
     host, port = split_listen(shape.listen)
     return ControllerPolicy(host, port, _revealed(shape.join), _revealed(shape.token))
+
+
+def _alerts(shape: AlertsShape) -> AlertsPolicy:
+    assert isinstance(shape.webhook, SecretStr), "its validator makes it one, however it was written"
+    return AlertsPolicy(shape.webhook.get_secret_value(), tuple(dict.fromkeys(shape.on)))
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from fleetd.config.findings import cut, printable, show
 from fleetd.core import units
 from fleetd.core.model import (
+    AlertsPolicy,
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
@@ -31,6 +32,8 @@ Flat = dict[tuple[str | int, ...], tuple[Any, Words]]
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plain, value))}]"
     return printable(f"{value:g}" if isinstance(value, float) else str(value))
@@ -64,6 +67,7 @@ _KEYS: Final[Mapping[tuple[type, str], tuple[tuple[str, ...], Words]]] = {
     (ControllerPolicy, "port"): (("listen", "port"), _plain),
     (ControllerPolicy, "join"): (("join",), _SECRET),
     (ControllerPolicy, "token"): (("token",), _SECRET),
+    (AlertsPolicy, "webhook"): (("webhook",), _SECRET),
 }
 _ENTRIES: Final = (SourcePolicy, AppPolicy, QueuePolicy, PoolPolicy, SchedulePolicy)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any, Final, TypeVar
 
-from fleetd.config.adapters import Adapters, Role, installed, names, options
+from fleetd.config.adapters import Adapters, Role, acts, installed, names, options
 from fleetd.config.build import Adapted, Parts, build
 from fleetd.config.check import Valid, check
 from fleetd.config.findings import TOP, Findings, Path, Place, quoted, suggestion
@@ -197,4 +197,5 @@ class _Reader:
             self.findings.add(tree.place, (*path, kind), "has no value; write {} where there is nothing to set")
             return
         made = validate(model, tree, (*path, kind), self.around, self.findings)
-        self.adapted[str(path[0]), str(path[1])] = Adapted(kind, made)
+        by_itself = role == "source" or acts(self.adapters, kind)
+        self.adapted[str(path[0]), str(path[1])] = Adapted(kind, made, by_itself)

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema
 
 from fleetd.config.findings import cut, did_you_mean, quoted
 from fleetd.core import units
@@ -19,6 +20,8 @@ from fleetd.core import units
 NAME_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # names stand in URLs, tokens, labels and process lists
 TITLE_PATTERN: Final = r"^[^\s.:\[\]]([^.:\[\]]{0,61}[^\s.:\[\]])?$"
 FLEET_PATTERN: Final = "^[a-z0-9][a-z0-9-]{0,62}$"
+WEBHOOK_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$"
+MAX_URL: Final = 2048
 LISTEN_PATTERN: Final = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 
 
@@ -104,6 +107,24 @@ def _listen(value: str) -> str:
     return value
 
 
+def _webhook(value: SecretStr | str) -> SecretStr:
+    """Check a URL whose path may be a secret: what is wrong is said without showing it."""
+    url = value.get_secret_value() if isinstance(value, SecretStr) else value
+    form = "expected a URL such as https://chat.example/hooks/1"
+    if not re.fullmatch(WEBHOOK_PATTERN, url):
+        raise ValueError(f"{form}: http or https, without spaces")
+    if len(url) > MAX_URL:
+        raise ValueError(f"is longer than {MAX_URL} characters")
+    try:
+        parts = urlsplit(url)
+        fit = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, a bracket that is not closed
+        fit = False
+    if not fit:
+        raise ValueError(f"{form}: its host or port is missing or wrong")
+    return SecretStr(url)
+
+
 def split_listen(value: str) -> tuple[str, int]:
     """Return the host, without brackets, and the port of a valid `listen`."""
     host, _, port = value.rpartition(":")
@@ -166,5 +187,8 @@ Fleet = Annotated[str, AfterValidator(_fleet), WithJsonSchema({"type": "string",
 Currency = Annotated[str, AfterValidator(_currency), WithJsonSchema({"type": "string", "pattern": "^[A-Z]{3}$"})]
 Timezone = Annotated[str, AfterValidator(_timezone)]
 Listen = Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "pattern": LISTEN_PATTERN})]
+# Text is taken too: where the URL holds no secret, it may stand in the policy.
+_Url = Annotated[str, WithJsonSchema({"type": "string", "pattern": WEBHOOK_PATTERN, "maxLength": MAX_URL})]
+Webhook = Annotated[SecretStr | _Url, AfterValidator(_webhook)]
 Cron = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_cron)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]

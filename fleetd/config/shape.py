@@ -24,10 +24,11 @@ from fleetd.config.scalars import (
     Share,
     Text,
     Timezone,
+    Webhook,
     is_loopback,
     split_listen,
 )
-from fleetd.core.model import BudgetPolicy, ControllerPolicy, Objective, OnBlind, PoolPolicy
+from fleetd.core.model import AlertsPolicy, BudgetPolicy, ControllerPolicy, Objective, OnBlind, PoolPolicy
 
 VERSION: Final = 1
 MAX_SLOTS: Final = 4096
@@ -148,6 +149,10 @@ class PoolShape(Shape):
     max: int = Field(ge=0, le=MAX_NODES, description="The most nodes to have.")
     price: Price = Field(default=0.0, description="The price of a node; {max: …} for one that varies.")
     billing: BillingShape = Field(default=BillingShape(), description="How the provider bills a node.")
+    act: bool | None = Field(
+        default=None,
+        description="false: only watch, say what would be done and do nothing. Left out, the kind of provider decides.",
+    )
 
 
 class ScheduleShape(Shape):
@@ -201,6 +206,17 @@ class ControllerShape(Shape):
         return self
 
 
+class AlertsShape(Shape):
+    """Whom to tell of what an operator must hear."""
+
+    webhook: Webhook = Field(description="The http or https URL that alerts are posted to; a secret one by reference.")
+    on: list[Literal["blind", "breaker", "budget", "dead"]] = Field(
+        default=list(AlertsPolicy().on),
+        min_length=1,
+        description="What to tell of: a blind queue, a pool's open breaker, the budget, dead letters.",
+    )
+
+
 class SettingsShape(Shape):
     """The keys at the top of the file that are not tables of named entries."""
 
@@ -214,6 +230,7 @@ class SettingsShape(Shape):
         default="calm", description="calm keeps idle nodes a while for the next rush; thrifty lets them go soon."
     )
     controller: ControllerShape = Field(default=ControllerShape(), description="Where workers reach the controller.")
+    alerts: AlertsShape | None = Field(default=None, description="Whom to tell of what an operator must hear.")
 
 
 class PolicyShape(SettingsShape):

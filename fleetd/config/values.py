@@ -2,7 +2,8 @@
 
 Promises: a secret is `{env: NAME}` or `{file: PATH}` wherever a field's annotation holds `pydantic.SecretStr`, and
 nowhere else; an adapter needs no more than that annotation. Its value goes into the model alone: findings show what
-the file says. Adapters find the policy's folder in the validation context as `base_dir`.
+the file says. Where the annotation holds `str` too, text in the policy is taken as it is. Adapters find the policy's
+folder in the validation context as `base_dir`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +125,8 @@ def _keys(model: Any, path: Path) -> list[str]:
 
 def _data(tree: Tree, annotations: list[Any], path: Path, around: Surroundings, findings: Findings) -> Any:
     """Return plain data, without what is broken already: a finding speaks for it."""
-    if any(leaf is SecretStr for leaf in _leaves(annotations)):
+    leaves = list(_leaves(annotations))
+    if SecretStr in leaves and not (str in leaves and isinstance(tree.value, str)):
         return _secret(tree, path, around, findings)
     if isinstance(tree.value, Mapping):
         pairs = ((key, item, _below(annotations, key)) for key, item in tree.items.items())

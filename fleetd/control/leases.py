@@ -46,11 +46,14 @@ class LeaseBook:
     def adopt(self, nodes: Mapping[NodeId, Node]) -> None:
         """Say anew, after a restart, what each known node should be doing."""
         for name, node in nodes.items():
-            if node.phase in (Phase.DRAINING, Phase.STOPPING):
-                app = self.policy.apps.get(node.app)
-                self.order(name, "drain", app.drain_s if app else None)
-            else:
-                self.order(name, "work")
+            match node.phase:
+                case Phase.DRAINING | Phase.STOPPING:
+                    app = self.policy.apps.get(node.app)
+                    self.order(name, "drain", app.drain_s if app else None)
+                case Phase.QUARANTINED:
+                    self.order(name, "drain")
+                case _:
+                    self.order(name, "work")
 
     def accept(self, lease: Lease) -> LeaseAnswer:
         """Take a lease in; raises ProtocolError for a foreign, stale or repeated one. Dead letters are the caller's."""

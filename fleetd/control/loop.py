@@ -6,7 +6,7 @@ tick; the end of the controller ends no worker. The only catch-all is at the bou
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -39,10 +39,12 @@ from fleetd.core.model import (
     StopFailed,
     Undrain,
 )
+from fleetd.core.ports import Provider
 from fleetd.errors import ExhaustedError, FleetdError, RefusedError
 from fleetd.store.sqlite import Entry, Store
 
 TICK_S: Final = 1.0
+SAY_S: Final = 60.0  # how often the sentences are written down where nothing changes: `explain --at` finds them
 LEAST_TICK_S: Final = 0.1  # nudges come in showers; this is how close two ticks may be
 LAUNCH_TIMEOUT_S: Final = 25.0
 RELOAD_LOOK_S: Final = 1.0  # a reload waits so long for the new adapters' first answers
@@ -59,14 +61,14 @@ class Controller:
 
     def __init__(self, policy: Policy, store: Store, make: Make, say: Say) -> None:
         """`make` turns a policy into adapters; it is called again when the policy is reloaded."""
-        self._make, self._store, self._say = make, store, say
+        self._make, self.store, self._say = make, store, say
         before = store.memory() or Memory(epoch=store.epoch())
         if before.epoch and not before.now:
             say("error", "the memory cannot be read, another version wrote it: the nodes are adopted as strays")
         self._base_s = max(time.time(), before.now) - time.monotonic()
         self.policy = policy
         self.memory = self._without_strangers(resume(before, self.clock()))
-        self._saved_at = 0.0
+        self._saved_at = self._said_at = 0.0
         self._nudged = asyncio.Event()
         self.leases = LeaseBook(self.memory.epoch, policy, self.clock, self.nudge)
         self.leases.adopt(self.memory.nodes)
@@ -107,13 +109,18 @@ class Controller:
             return False
         return True
 
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        """The adapters of the pools, by name."""
+        return self._outlook.adapters.providers
+
     def events(self, last: int) -> list[Entry]:
         """Return the newest lines of the journal, oldest first."""
-        return self._store.journal(last=last)
+        return self.store.journal(last=last)
 
     def count_dead(self) -> int:
         """Return how many dead letters are kept."""
-        return self._store.count_dead()
+        return self.store.count_dead()
 
     async def accept(self, lease: Lease) -> LeaseAnswer:
         """Take a worker's lease, and its dead letters into the store, which the answer confirms."""
@@ -121,7 +128,7 @@ class Controller:
         if not lease.dead:
             return answer
         try:
-            kept = await self._on_disk(self._store.add_dead, lease.pool, lease.node, lease.dead)
+            kept = await self.on_disk(self.store.add_dead, lease.pool, lease.node, lease.dead)
         except FleetdError as error:  # unconfirmed, they come again; that the worker is alive counts all the same
             self._say("error", str(error))
             return answer
@@ -205,10 +212,12 @@ class Controller:
             self.observation = self.observe()
             plan, memory = decide(self.observation, self.policy, self.memory)
             entries = [Entry("event", event) for event in plan.events]
-            entries += [Entry("sentence", f"{about}: {text}") for about, text in plan.sentences.items() if plan.intents]
+            if plan.intents or memory.now - self._said_at >= SAY_S:
+                self._said_at = memory.now
+                entries += [Entry("sentence", f"{about}: {text}") for about, text in plan.sentences.items()]
             try:
                 if entries or memory.now - self._saved_at >= TICK_S:  # nudged ticks that change nothing are not written
-                    await self._on_disk(self._store.commit, memory, entries, durable=bool(plan.intents))
+                    await self.on_disk(self.store.commit, memory, entries, durable=bool(plan.intents))
                     self._saved_at = memory.now
             except FleetdError:
                 self.leases.give_back(self.observation.work)
@@ -224,7 +233,8 @@ class Controller:
         self.ticked.set()
         self.ticked = asyncio.Event()
 
-    async def _on_disk(self, write: Callable[..., T], *values: Any, **named: Any) -> T:
+    async def on_disk(self, write: Callable[..., T], *values: Any, **named: Any) -> T:
+        """Write to the store in the thread that does so, one write after the other."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, partial(write, *values, **named))
 
     def observe(self) -> Observation:

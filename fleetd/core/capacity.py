@@ -24,6 +24,15 @@ class Pen:
     limits: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by app or pool
     done: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    def still(self, pool: str) -> str:
+        """Return why the pool is not to be scaled now, or nothing."""
+        held_s = self.draft.pools[pool].held_until - self.draft.now
+        if not self.policy.pools[pool].act:
+            return f"{pool} is only watched (act: true lets it act)"
+        if self.draft.memory.paused:
+            return "the fleet is paused by an operator"
+        return f"{pool} is held by an operator for {held_s:.0f} s" if held_s > 0 else ""
+
     def price(self, pool: str) -> float:
         """Return the price of a node of the pool an hour."""
         return budget.price(self.policy.pools[pool], self.observation)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from fleetd.core import budget
 from fleetd.core.capacity import Pen, capacity, floor_of, held
+from fleetd.core.commands import take_commands
 from fleetd.core.demand import Demand, demands
 from fleetd.core.fill import fill
 from fleetd.core.lifecycle import COMING
@@ -20,6 +21,7 @@ from fleetd.core.track import begin
 def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
     """Return this tick's plan and what to remember. Times are on the controller's steady clock, in seconds."""
     draft = begin(observation, policy, memory)
+    take_commands(draft, observation)
     spend = budget.accrue(draft, observation, policy)
     wanted, peaks = demands(draft, observation, policy)
     launched, stopped = _recent(memory.launched, draft.now), _recent(memory.stopped, draft.now)
@@ -88,11 +90,17 @@ def _say_pool(pen: Pen, pool: PoolPolicy) -> str:
     phases = Counter(node.phase for node in pen.nodes(pool=pool.name))
     coming = sum(phases[phase] for phase in COMING)
     parts = [f"{held(pen, pool.name)} of {pool.max_nodes} nodes, {phases[Phase.READY]} ready, {coming} coming"]
-    parts += [f"{phases[p]} {p}" for p in (Phase.DRAINING, Phase.STOPPING, Phase.LOST, Phase.FAILED) if phases[p]]
+    parts += [
+        f"{phases[p]} {p}"
+        for p in (Phase.DRAINING, Phase.STOPPING, Phase.LOST, Phase.FAILED, Phase.QUARANTINED)
+        if phases[p]
+    ]
     if floor_of(pen, pool):
         parts.append(f"holds at least {floor_of(pen, pool)}")
     if memory.drained_until > pen.draft.now:
         parts.append("drained by an operator")
+    if still := pen.still(pool.name):
+        parts.append(still)
     if memory.open_until > pen.draft.now:
         parts.append(f"breaker open for {memory.open_until - pen.draft.now:.0f} s ({memory.why_open})")
     if isinstance(world, Blind):

@@ -38,6 +38,7 @@ SLIVER: Final = 0.05  # a fraction of a slot that is not worth one more
 def fill(pen: Pen, demands: dict[str, Demand]) -> None:
     """Write the tick's intents."""
     _force(pen)
+    _quarantine(pen)
     _obey(pen)
     _mind_budget(pen)
     for demand in sorted(demands.values(), key=lambda d: (*d.urgency, d.app)):
@@ -61,9 +62,19 @@ def _force(pen: Pen) -> None:
             pen.intents.append(Stop(node.pool, (name,), 0.0, reason))
 
 
+def _quarantine(pen: Pen) -> None:
+    """Fence what was put into quarantine and unfence what was freed."""
+    for name in pen.draft.fenced:
+        pen.intents.append(Drain(pen.draft.nodes[name].pool, name, None, "quarantined by an operator"))
+    for name in pen.draft.freed:
+        pen.intents.append(Undrain(pen.draft.nodes[name].pool, name, "freed by an operator"))
+
+
 def _obey(pen: Pen) -> None:
     """Drain what operators or the end of the fleet send away; what has not come up yet is stopped at the end."""
     for node in pen.nodes():
+        if not pen.policy.pools[node.pool].act:
+            continue
         if pen.draft.memory.ending:
             reason = "the fleet ends"
         elif node.pinned:
@@ -78,7 +89,11 @@ def _obey(pen: Pen) -> None:
 
 def _mind_budget(pen: Pen) -> None:
     """Drain the dearest while what serves would run over the budget within the next minute."""
-    ready = [n for n in pen.nodes() if n.phase in lifecycle.SERVING and pen.price(n.pool) > 0]
+    ready = [
+        n
+        for n in pen.nodes()
+        if n.phase in lifecycle.SERVING and pen.price(n.pool) > 0 and pen.policy.pools[n.pool].act
+    ]
     growth = sum(pen.price(node.pool) for node in ready) * BUDGET_AHEAD_S / budget.HOUR_S
     for node in sorted(ready, key=lambda n: (-pen.price(n.pool), n.busy, -n.idle_s, n.id)):
         if pen.room.fits(growth):
@@ -99,9 +114,12 @@ def _stop(pen: Pen) -> None:
     batches: dict[tuple[str, str], list[str]] = defaultdict(list)
     now, ttl_s = pen.draft.now, pen.observation.lease_ttl_s
     for node in pen.nodes():
+        if not pen.policy.pools[node.pool].act:
+            continue
         lease = pen.observation.leases.get(node.id)
         drained = lease is not None and lease.state == "drained" and lease.age_s <= ttl_s
-        if node.phase is Phase.DRAINING and drained:
+        # Fenced in this very tick, its word is of before: it may have been let work in between.
+        if node.phase is Phase.DRAINING and drained and node.since < now:
             batches[node.pool, "drained"].append(node.id)
         elif node.phase is Phase.FAILED:
             batches[node.pool, "it never came up"].append(node.id)
@@ -159,7 +177,7 @@ def _undrain(pen: Pen, demand: Demand, pool: PoolPolicy, missing: int) -> int:
             pen.draft, pen.observation, pen.policy, node
         )
         extra += pen.price(pool.name) * BUDGET_AHEAD_S / budget.HOUR_S
-        drained = pen.draft.pools[pool.name].drained_until > pen.draft.now
+        drained = pen.draft.pools[pool.name].drained_until > pen.draft.now or pen.still(pool.name)
         if gained >= missing or drained or not pen.room.fits(extra):
             break
         reason = f"needed again: {demand.why}"
@@ -180,7 +198,9 @@ def _affordable(pen: Pen, who: str, pool: PoolPolicy, wanted: int) -> int:
     affordable = min((left / cost for left in lefts), default=inf) if cost > 0 else inf
     probing = memory.failures > 0 and memory.why_open != "" and memory.open_until > 0.0
     busy_probing = probing and any(n.phase in lifecycle.COMING for n in pen.nodes(pool=pool.name))
+    still = pen.still(pool.name)
     bounds: list[tuple[float, str]] = [
+        (0 if still else inf, still),
         (pool.max_nodes - held(pen, pool.name), f"max of {pool.name} ({pool.max_nodes})"),
         (inf if headroom is None else headroom, f"{pool.name} has no more to give"),
         (0 if memory.open_until > pen.draft.now else inf,
@@ -194,7 +214,8 @@ def _affordable(pen: Pen, who: str, pool: PoolPolicy, wanted: int) -> int:
     least, why = min(bounds, key=lambda bound: bound[0])
     allowed = int(max(0.0, min(float(wanted), least)))
     if allowed < wanted:
-        pen.limits[who].append(f"limited by {why}")
+        would = f"; would launch {wanted} in {pool.name}" if why == still and still else ""
+        pen.limits[who].append(f"limited: {why}{would}" if why == still else f"limited by {why}")
     return allowed
 
 
@@ -219,6 +240,9 @@ def _shrink(pen: Pen, demand: Demand, surplus: int) -> None:
     for node in candidates:
         pool = pen.policy.pools[node.pool]
         if node.slots > surplus or serving(pen, node.pool) <= floor_of(pen, pool):
+            continue
+        if still := pen.still(node.pool):
+            pen.limits[demand.app].append(f"not scaling in: {still}; would drain {node.id}")
             continue
         if pen.draft.now - node.launched_at < pool.billing_minimum_s:
             continue

@@ -23,6 +23,8 @@ class Event(StrEnum):
     STOP = "stop"
     OVERDUE = "overdue"
     VANISHED = "vanished"
+    QUARANTINE = "quarantine"
+    FREE = "free"
 
 
 P, E = Phase, Event
@@ -44,6 +46,12 @@ MOVES: Final[dict[tuple[Phase, Event], tuple[Phase, str]]] = {
     (P.BOOTING, E.STOP): (P.STOPPING, "an operator's force, or the fleet ends before it came up"),
     (P.FAILED, E.LEASED): (P.READY, "late, but it came"),
     (P.FAILED, E.STOP): (P.STOPPING, "it never came up; it cannot be busy"),
+    (P.READY, E.QUARANTINE): (P.QUARANTINED, "an operator keeps it out of service, alive for a look"),
+    (P.DRAINING, E.QUARANTINE): (P.QUARANTINED, "an operator keeps it instead of letting it go"),
+    (P.QUARANTINED, E.FREE): (P.READY, "an operator gives it back"),
+    (P.QUARANTINED, E.FENCE): (P.DRAINING, "an operator lets it go"),
+    (P.QUARANTINED, E.STOP): (P.STOPPING, "an operator's force"),
+    (P.QUARANTINED, E.VANISHED): (P.GONE, "it died in quarantine"),
     (P.REQUESTED, E.VANISHED): (P.GONE, "died before it was listed"),
     (P.BOOTING, E.VANISHED): (P.GONE, "died while booting: the pool's breaker counts it"),
     (P.READY, E.VANISHED): (P.GONE, "died or was taken away; its jobs go back to the dispatcher"),

@@ -58,6 +58,7 @@ class PoolMemory:
     open_until: Seconds = 0.0
     why_open: str = ""
     drained_until: Seconds = 0.0
+    held_until: Seconds = 0.0
     wakes: tuple[Wake, ...] = ()
 
 
@@ -100,6 +101,7 @@ class Memory:
     now: Seconds = 0.0
     next_order: int = 1
     ending: bool = False
+    paused: bool = False
     nodes: Mapping[NodeId, Node] = field(default_factory=dict)
     orders: Mapping[str, Pending] = field(default_factory=dict)
     pools: Mapping[str, PoolMemory] = field(default_factory=dict)

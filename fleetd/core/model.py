@@ -69,7 +69,10 @@ class QueuePolicy:
 
 @dataclass(frozen=True, slots=True)
 class PoolPolicy:
-    """Nodes of one provider: `min_nodes`..`max_nodes` of them with `slots` each, at `price_per_h` a node."""
+    """Nodes of one provider: `min_nodes`..`max_nodes` of them with `slots` each, at `price_per_h` a node.
+
+    With `act` False it is only watched: what would be launched or drained is said, and not done.
+    """
 
     name: str
     kind: str
@@ -80,6 +83,15 @@ class PoolPolicy:
     max_nodes: int = 1
     price_per_h: float = 0.0
     billing_minimum_s: Seconds = 0.0
+    act: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AlertsPolicy:
+    """Where to post what an operator must hear of: a blind source, an open breaker, the budget, a dead letter."""
+
+    webhook: str | None = field(default=None, repr=False)  # its path may be a secret
+    on: tuple[Literal["blind", "breaker", "budget", "dead"], ...] = ("blind", "breaker", "budget", "dead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +147,7 @@ class Policy:
     limits: LimitsPolicy = LimitsPolicy()
     stability: Literal["calm", "thrifty"] = "calm"
     controller: ControllerPolicy = ControllerPolicy()
+    alerts: AlertsPolicy = AlertsPolicy()
 
 
 # ── what is observed
@@ -287,7 +300,31 @@ class DrainAllCommand:
     """The fleet is to end: every node drains, nothing is launched."""
 
 
-Command = WakeCommand | DrainCommand | DrainAllCommand
+@dataclass(frozen=True, slots=True)
+class HoldCommand:
+    """An operator wants a pool left as it is for `for_s` seconds: no launch, no scale-in. Zero ends it."""
+
+    pool: str
+    for_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PauseCommand:
+    """An operator stops (or resumes) all scaling: what runs goes on, what drains ends, nothing new is begun."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineCommand:
+    """An operator keeps a node out of service, alive for a look, until it is freed or drained."""
+
+    pool: str
+    node: NodeId
+    free: bool = False
+
+
+Command = WakeCommand | DrainCommand | DrainAllCommand | HoldCommand | PauseCommand | QuarantineCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +356,7 @@ class Phase(StrEnum):
     DRAINING = "draining"
     STOPPING = "stopping"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
     GONE = "gone"
 
 

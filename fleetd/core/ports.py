@@ -71,6 +71,12 @@ class Provider(Protocol):
     async def stop(self, nodes: Sequence[NodeId], grace_s: Seconds, order: Order | None = None) -> Stopped:
         """Stop these nodes, giving each `grace_s` seconds; those that are gone already count as stopped."""
 
+    async def logs(self, node: NodeId, last: int) -> Sequence[str]:
+        """Return the last lines that a node said, also of one that is gone or never came up.
+
+        Raises ProviderError where nothing of it is kept.
+        """
+
     async def close(self) -> None:
         """Let go of everything but the nodes, which live on; safe twice."""
 

@@ -12,11 +12,9 @@ from typing import Final
 from fleetd.core import lifecycle
 from fleetd.core.learn import boot_deadline, learn
 from fleetd.core.lifecycle import Event
-from fleetd.core.memory import Memory, Node, Pending, PoolMemory, QueueMemory, Wake
+from fleetd.core.memory import Memory, Node, Pending, PoolMemory, QueueMemory
 from fleetd.core.model import (
     Blind,
-    DrainAllCommand,
-    DrainCommand,
     Launched,
     LaunchFailed,
     LeaseView,
@@ -28,7 +26,6 @@ from fleetd.core.model import (
     Seconds,
     StopFailed,
     Stopped,
-    WakeCommand,
     Work,
     World,
 )
@@ -41,7 +38,6 @@ BREAKER_AT: Final = 3
 BACKOFF_S: Final = (10.0, 300.0)  # first, most
 EXHAUSTED_S: Final = 60.0
 REFUSED_S: Final = 300.0
-FOREVER: Final = 1e12  # finite, since JSON knows no infinity
 
 
 @dataclass(slots=True)
@@ -56,6 +52,8 @@ class Draft:
     queues: dict[str, QueueMemory]
     events: list[str] = field(default_factory=list)
     forced: list[NodeId] = field(default_factory=list)
+    fenced: list[NodeId] = field(default_factory=list)  # put into quarantine, or freed from it, in this tick
+    freed: list[NodeId] = field(default_factory=list)
 
     def move(self, node: Node, event: Event, reason: str = "") -> Node:
         """Move a node by the table, note it, and return it."""
@@ -84,7 +82,6 @@ def begin(observation: Observation, policy: Policy, memory: Memory) -> Draft:
     _expire(draft, observation, policy)
     for name in policy.queues:
         _take_reading(draft, name, observation)
-    _take_commands(draft, observation)
     return draft
 
 
@@ -262,39 +259,3 @@ def _take_reading(draft: Draft, name: str, observation: Observation) -> None:
         draft.events.append(f"queue {name}: sees again")
     blind_at = (queue.blind_at if queue.blind_at is not None else draft.now) if partly else None
     draft.queues[name] = replace(learn(queue, reading, work, draft.now), blind_at=blind_at, why_blind=partly)
-
-
-# ── the operator's commands
-
-
-def _take_commands(draft: Draft, observation: Observation) -> None:
-    for name, memory in draft.pools.items():
-        if any(wake.until <= draft.now for wake in memory.wakes):
-            draft.pools[name] = replace(memory, wakes=tuple(w for w in memory.wakes if w.until > draft.now))
-    for command in observation.commands:
-        match command:
-            case WakeCommand(pool, count, for_s) if pool in draft.pools:
-                memory = draft.pools[pool]
-                wakes = (*memory.wakes, Wake(count, draft.now + for_s))
-                draft.pools[pool] = replace(
-                    memory, wakes=wakes, drained_until=0.0, failures=0, open_until=0.0, why_open=""
-                )
-                draft.events.append(f"pool {pool}: an operator wants {count} nodes up for {for_s:.0f} s")
-            case DrainCommand(pool, None, for_s) if pool in draft.pools:
-                until = draft.now + for_s if for_s is not None else FOREVER
-                draft.pools[pool] = replace(draft.pools[pool], drained_until=until, wakes=())
-                draft.events.append(f"pool {pool}: an operator drains it")
-            case DrainCommand(_, node, _, force) if node in draft.nodes:
-                _pin(draft, draft.nodes[node], force=force)
-            case DrainAllCommand():
-                draft.memory = replace(draft.memory, ending=True)
-                draft.events.append("fleet: an operator ends it, every node drains")
-            case _:
-                draft.events.append(f"command {command} names nothing that is here: ignored")
-
-
-def _pin(draft: Draft, node: Node, *, force: bool) -> None:
-    draft.nodes[node.id] = replace(node, pinned=True)
-    if force:
-        draft.forced.append(node.id)
-    draft.events.append(f"node {node.id}: an operator {'stops it by force' if force else 'drains it'}")

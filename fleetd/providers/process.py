@@ -28,6 +28,7 @@ _KEY: Final = re.compile(rb"([\x21-\x7e]+)/([^/]+)/(\d{1,9})")
 POLL_S: Final = 0.05
 KILL_WAIT_S: Final = 5.0
 RELEASE_S: Final = 2.0
+TAIL_BYTES: Final = 256 * 1024
 LOGS_KEPT: Final = 200
 
 
@@ -81,7 +82,25 @@ class ProcessProvider:
                     pid, start = self._spawn(self._command(app, f"{self._mark}{order.app}/{order.key}/{index}"), log)
                     _CHILDREN[pid] = self._mark, _Found(pid, start, order.app, order.key, index)
                     names[index] = self._name(pid, start)
+                    log.replace(self._log_of(names[index]))  # by the node's name, which only its start could tell
         return Launched(order.key, tuple(names.values()))
+
+    async def logs(self, node: NodeId, last: int) -> Sequence[str]:
+        """Return the last lines that a worker wrote; the logs of the newest few hundred are kept."""
+        return await asyncio.to_thread(self._tail, node, last)
+
+    def _log_of(self, node: NodeId) -> Path:
+        return Path(self._launch.state_dir) / "logs" / f"{node.replace('/', '-')}.log"
+
+    def _tail(self, node: NodeId, last: int) -> Sequence[str]:
+        try:
+            with self._log_of(node).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+                return log.read().decode(errors="replace").splitlines()[-last:]
+        except OSError:
+            known = sorted(path.stem for path in self._log_of("x").parent.glob(f"{self._pool.name}-*.log"))
+            hint = f"; the newest: {', '.join(name.replace('-', '/', 1) for name in known[-3:])}" if known else ""
+            raise ProviderError(f"pool {self._pool.name}: no log of {node} is kept{hint}") from None
 
     async def stop(self, nodes: Sequence[NodeId], grace_s: Seconds, order: Order | None = None) -> Stopped:
         """Ask each to end, wait for at most `grace_s`, then kill with all its slots; gone already is success."""

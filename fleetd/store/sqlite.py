@@ -156,6 +156,27 @@ class Store:
         rows = self._read("SELECT at, pool, node, letter FROM dead ORDER BY at DESC, rowid DESC LIMIT ?", (last,))
         return [{"at": at, "pool": pool, "node": node, **json.loads(letter)} for at, pool, node, letter in rows]
 
+    def dead_letter(self, name: str) -> dict[str, Any] | None:
+        """Return one dead letter by its id."""
+        rows = self._read("SELECT at, pool, node, letter FROM dead WHERE id = ?", (name,))
+        return next(({"at": at, "pool": pool, "node": node, **json.loads(raw)} for at, pool, node, raw in rows), None)
+
+    def drop_dead(self, name: str) -> None:
+        """Forget a dead letter."""
+        with self._write(durable=True) as db:
+            db.execute("DELETE FROM dead WHERE id = ?", (name,))
+
+    def sentences(self, at: float, last: int = 500) -> dict[str, tuple[float, str]]:
+        """Return what was last said of each app and pool at or before `at` (seconds since 1970), and when."""
+        rows = self._read(
+            "SELECT at, text FROM journal WHERE kind = 'sentence' AND at <= ? ORDER BY seq DESC LIMIT ?", (at, last)
+        )
+        said: dict[str, tuple[float, str]] = {}
+        for when, text in rows:
+            about, _, sentence = text.partition(": ")
+            said.setdefault(about, (when, sentence))
+        return said
+
     def count_dead(self) -> int:
         """Return how many dead letters there are."""
         return int(self._read("SELECT count(*) FROM dead")[0][0])

@@ -81,7 +81,15 @@ ADAPTERS = Adapters(
         "ec2": _adapter(Ec2Options),
     },
 )
-ENVIRON = {"REDIS_PASSWORD": "s3cret-redis", "JOIN": "s3cret-join", "EMPTY": "", "WEAK": "weak-s3cret"}
+HOOK = "https://chat.example/s3cret-hook"
+ENVIRON = {
+    "REDIS_PASSWORD": "s3cret-redis",
+    "JOIN": "s3cret-join",
+    "HOOK": HOOK,
+    "BAD_HOOK": "ftp://chat.example/s3cret-hook",
+    "EMPTY": "",
+    "WEAK": "weak-s3cret",
+}
 HERE = Path(__file__).parent
 
 # The policy of the design, with what its budget asks for added: a job_limit on `mail`.
@@ -110,12 +118,14 @@ pools:
     max: 10
     price: {max: 0.40/h}
     billing: {minimum: 60s}
+    act: false
 schedules:
   morning rush: {cron: "30 7 * * mon-fri", for: 3h, floor: {photos: 24}}
 budget: {hour: 5, month: 900, warn: 80%}
 limits: {launches: 20/min, stops: 10/min}
 stability: calm
 controller: {listen: "127.0.0.1:7117", join: {env: JOIN}}
+alerts: {webhook: {env: HOOK}, on: [blind, dead]}
 """
 
 

@@ -17,8 +17,8 @@ FORMS: Final = {
     units.DURATION_PATTERN: ("duration", units.show_seconds),
     units.SHARE_PATTERN: ("share", units.show_share),
 }
-WORDS: Final = {"string": "text", "integer": "whole number", "number": "amount"}
-OWN_TABLES: Final = ("budget", "limits", "controller")
+WORDS: Final = {"string": "text", "integer": "whole number", "number": "amount", "boolean": "`true`, `false`"}
+OWN_TABLES: Final = ("budget", "limits", "controller", "alerts")
 SCHEMA: Final = schema(adapters=Adapters())
 
 
@@ -31,6 +31,8 @@ def row(path: str, node: dict[str, Any], *, needed: bool) -> str:
 def form(node: dict[str, Any]) -> tuple[str, Any]:
     """Return the word for a type, and how a default is written."""
     forms = node.get("anyOf", ())
+    if any("env" in one.get("properties", ()) for one in forms):
+        return "text or secret", str
     patterns = {one["pattern"] for one in forms if "pattern" in one}
     if patterns:
         priced = any(one.get("type") == "object" for one in forms)
@@ -39,7 +41,7 @@ def form(node: dict[str, Any]) -> tuple[str, Any]:
     if "enum" in node:
         return ", ".join(f"`{one}`" for one in node["enum"]), str
     if node["type"] == "array":
-        return f"list of {form(node['items'])[0]}", str
+        return f"list of {form(node['items'])[0]}", lambda items: f"[{', '.join(items)}]"
     if node["type"] == "object":
         return "secret" if "env" in node.get("properties", ()) else "whole numbers by name", str
     return WORDS[node["type"]], str

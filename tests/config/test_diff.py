@@ -49,6 +49,8 @@ def test_a_policy_does_not_differ_from_itself():
         ("launches: 20/min", "launches: 1/s", "limits.launches: 20/min -> 60/min"),
         ("stability: calm", "stability: thrifty", "stability: calm -> thrifty"),
         ("127.0.0.1:7117", "127.0.0.1:7118", "controller.listen.port: 7117 -> 7118"),
+        ("act: false", "act: true", "pools.burst.act: false -> true"),
+        ("on: [blind, dead]", "on: [dead]", "alerts.on: [blind, dead] -> [dead]"),
         ("Europe/Berlin", "UTC", "timezone: Europe/Berlin -> UTC"),
     ],
 )
@@ -66,6 +68,15 @@ def test_a_secret_is_shown_as_changed():
     environ = {**ENVIRON, "JOIN": "s3cret-other", "REDIS_PASSWORD": "s3cret-new"}
     lines = diff(OLD, read(FULL, environ=environ))
     assert lines == ["sources.orders.redis.password: changed", "controller.join: changed"]
+
+
+def test_a_webhook_is_shown_as_changed_and_never_by_its_url():
+    assert diff(OLD, read(FULL, environ={**ENVIRON, "HOOK": "https://chat.example/other"})) == [
+        "alerts.webhook: changed"
+    ]
+    (alerts,) = [line for line in FULL.splitlines(keepends=True) if line.startswith("alerts:")]
+    all_four = "[blind, dead] -> [blind, breaker, budget, dead]"
+    assert changed(alerts, "") == ["alerts.webhook: changed", f"alerts.on: {all_four}"]
 
 
 def test_another_kind_of_pool_shows_its_kind_and_options():
@@ -88,7 +99,7 @@ def test_no_field_of_an_entry_changes_in_silence(section):
         assert diff(OLD, replace(OLD, **{section: {**entries, name: other}})), field
 
 
-@pytest.mark.parametrize("name", ["budget", "limits", "controller"])
+@pytest.mark.parametrize("name", ["budget", "limits", "controller", "alerts"])
 def test_no_field_at_the_top_changes_in_silence(name):
     value = getattr(OLD, name)
     for field in fields_of(type(value)):

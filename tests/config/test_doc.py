@@ -17,7 +17,7 @@ BAD = Path(__file__).parent / "bad"
 
 def test_the_tables_are_those_of_the_models():
     assert renewed(TEXT) == TEXT, "run: python -m tests.config.keys"
-    assert TEXT.count("<!-- keys: ") == 9
+    assert TEXT.count("<!-- keys: ") == 10
 
 
 def keys(node):
@@ -34,7 +34,8 @@ def test_a_table_has_a_row_for_every_key(name, shape):
 
 
 def test_every_key_is_named():
-    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`[^`]+`", TEXT))))
+    blocks, prose = re.findall(r"```.*?```", TEXT, re.DOTALL), re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    named = set(re.findall(r"[a-z_]+", " ".join([*blocks, *re.findall(r"`[^`\n]+`", prose)])))
     assert set(keys(SCHEMA)) - named == set()
 
 
@@ -48,7 +49,9 @@ def test_every_option_of_an_adapter_of_ours_is_named(role):
 
 def test_the_example_is_valid():
     (example,) = re.findall(r"```yaml\n(version: 1.*?)```", TEXT, re.DOTALL)
-    policy = load_text(example, "policy.md", HERE, environ={"FLEETD_JOIN": "x" * 32})
+    policy = load_text(
+        example, "policy.md", HERE, environ={"FLEETD_JOIN": "x" * 32, "CHAT_HOOK": "https://chat.example/x"}
+    )
     assert set(policy.queues) == {"resize", "mail", "invoices"}
 
 

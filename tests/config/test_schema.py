@@ -68,6 +68,12 @@ def test_the_example_and_the_first_policy_are_valid_for_the_real_adapters():
         ("exec: [work]", "exec: [work], release: {path: photos}"),
         ("exec: [work]", "drain: {signal: SIGTERM}"),
         ("photos: {", "pho.tos: {"),
+        ("max: 4", "max: 4, act: 1"),
+        ("fleet: small", "fleet: small\nalerts: {}"),
+        ("fleet: small", "fleet: small\nalerts: {webhook: ftp://a/b}"),
+        ("fleet: small", 'fleet: small\nalerts: {webhook: "https://a/b c"}'),
+        ("fleet: small", "fleet: small\nalerts: {webhook: {env: A}, on: [blind, death]}"),
+        ("fleet: small", "fleet: small\nalerts: {webhook: {env: A}, on: []}"),
     ],
 )
 def test_a_mistake_is_seen_while_typing(was, becomes):
@@ -139,5 +145,5 @@ def test_an_adapter_that_cannot_be_imported_is_left_out():
     made = schema(adapters=ADAPTERS)["$defs"]["SourceShape"]["properties"]
     assert set(made) == {"on_blind", "gearman", "redis"}
     assert set(schema(adapters=Adapters())["$defs"]["PoolShape"]["properties"]) == {
-        *("apps", "slots", "min", "max", "price", "billing"),
+        *("apps", "slots", "min", "max", "price", "billing", "act"),
     }

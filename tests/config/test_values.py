@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from fleetd.config import first_policy, load, load_text
+from fleetd.config import Adapters, first_policy, load, load_text
 from fleetd.core.model import (
+    AlertsPolicy,
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
@@ -17,7 +18,7 @@ from fleetd.core.model import (
     SchedulePolicy,
 )
 from fleetd.errors import PolicyError
-from tests.config.fakes import ADAPTERS, ENVIRON, FULL, HERE, read
+from tests.config.fakes import ADAPTERS, ENVIRON, FULL, HERE, HOOK, ProcessOptions, read
 
 
 def test_the_policy_of_the_design_is_read_in_full():
@@ -45,6 +46,8 @@ def test_the_policy_of_the_design_is_read_in_full():
     assert policy.budget == BudgetPolicy(5.0, 900.0, 0.8)
     assert policy.limits == LimitsPolicy(20.0, 10.0)
     assert policy.controller == ControllerPolicy("127.0.0.1", 7117, "s3cret-join", None)
+    assert policy.alerts == AlertsPolicy(HOOK, ("blind", "dead"))
+    assert [pool.act for pool in policy.pools.values()] == [True, True, False]
 
 
 def test_a_pool_has_its_sizes_its_price_at_the_maximum_and_its_options():
@@ -72,6 +75,7 @@ def test_what_is_left_out_has_the_default_of_the_model():
     policy = read(SMALL)
     assert (policy.timezone, policy.currency, policy.stability, policy.schedules) == ("UTC", "EUR", "calm", {})
     assert (policy.budget, policy.limits, policy.controller) == (BudgetPolicy(), LimitsPolicy(), ControllerPolicy())
+    assert policy.alerts == AlertsPolicy(None, ("blind", "breaker", "budget", "dead"))
     assert policy.sources["main"].on_blind == OnBlind()
     assert policy.queues["all"] == QueuePolicy("all", "photos", "main", "*", Objective(90.0))
     assert policy.pools["local"].price_per_h == 0.0
@@ -91,6 +95,45 @@ def test_an_anchor_may_be_used_again():
 
 def test_a_pool_may_have_one_size():
     assert read(SMALL.replace("max: 4", "min: 4, max: 4")).pools["local"].min_nodes == 4
+
+
+@pytest.mark.parametrize(
+    ("word", "written", "acts"),
+    [
+        ({}, "", True),
+        ({}, ", act: false", False),
+        ({"acts": False}, "", False),
+        ({"acts": False}, ", act: true", True),
+        ({"acts": False}, ", act: false", False),
+        ({"acts": True}, "", True),
+    ],
+)
+def test_a_pool_acts_as_the_policy_says_and_else_as_its_kind_does(word, written, acts):
+    provider = type("Adapter", (), {"Options": ProcessOptions, **word})
+    adapters = Adapters(ADAPTERS.sources, {"process": lambda: provider})
+    text = SMALL.replace("max: 4", f"max: 4{written}")
+    assert load_text(text, "policy.yaml", HERE, adapters=adapters, environ={}).pools["local"].act is acts
+
+
+def test_a_fleet_whose_every_pool_is_only_watched_is_legal():
+    text = FULL.replace("slots: 4,", "slots: 4, act: false,").replace("slots: 2,", "slots: 2, act: false,")
+    assert not any(pool.act for pool in read(text).pools.values())
+
+
+@pytest.mark.parametrize(
+    "written", ["https://chat.example/s3cret", "HTTP://u:s3cret@10.0.0.1:9000", "http://[::1]/a?b=c"]
+)
+def test_a_webhook_may_stand_in_the_policy(written):
+    policy = read(f'{SMALL}alerts: {{webhook: "{written}", on: [dead, dead]}}\n')
+    assert policy.alerts == AlertsPolicy(written, ("dead",))
+    assert "s3cret" not in repr(policy)
+
+
+def test_a_webhook_may_be_named_as_a_secret_is(tmp_path):
+    (tmp_path / "hook").write_text(f"{HOOK}\n")
+    for named in ("{file: hook}", "{env: HOOK}"):
+        policy = read(f"{SMALL}alerts: {{webhook: {named}}}\n", base_dir=tmp_path)
+        assert policy.alerts.webhook == HOOK
 
 
 @pytest.mark.parametrize(

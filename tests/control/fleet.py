@@ -112,6 +112,9 @@ class FakeProvider:
             raise self.open_error
         self.opened = True
 
+    async def logs(self, node: NodeId, last: int) -> Sequence[str]:
+        return [f"{node} says nothing"][-last:]
+
     async def list(self) -> World:
         assert self.opened
         return World(tuple(Sighting(node, "up", "photos", key) for node, key in self.machines.nodes.items()))

@@ -190,7 +190,11 @@ def test_adopting_says_anew_what_each_node_should_do() -> None:
     leases.adopt({str(phase): node(str(phase), phase) for phase in Phase})
     said = {name: (entry.order.state, entry.order.deadline_s) for name, entry in leases.entries.items()}
     work, drain = ("work", None), ("drain", 60.0)
-    assert said == {str(phase): work for phase in Phase} | {"draining": drain, "stopping": drain}
+    assert said == {str(phase): work for phase in Phase} | {
+        "draining": drain,
+        "stopping": drain,
+        "quarantined": ("drain", None),
+    }
 
 
 async def test_a_long_poll_wakes_at_once() -> None:

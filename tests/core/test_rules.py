@@ -18,11 +18,14 @@ from fleetd.core.model import (
     Drain,
     DrainAllCommand,
     DrainCommand,
+    HoldCommand,
     Launch,
     LimitsPolicy,
     Observation,
+    PauseCommand,
     Phase,
     Plan,
+    QuarantineCommand,
     Stop,
     Undrain,
     WakeCommand,
@@ -299,6 +302,85 @@ def test_a_clock_that_steps_back_moves_nothing_back(wall):
     run(toy, [3] * 10)
     _, after = decide(replace(toy.observe(), now=wall), toy.policy, toy.memory)
     assert after.now == toy.memory.now
+
+
+def test_a_held_pool_is_left_as_it_is_and_moves_again_by_itself():
+    """`hold`. Seen to fail with `Pen.still` not asked in `_affordable`, and not in `_shrink`."""
+    toy = Toy(policy(), 12, service_s=(2.0, 3.0), boot_s=(1.0, 2.0))
+    run(toy, [4] * 5)
+    toy.step(commands=(HoldCommand("local", 60.0),))
+    count = len(toy.boxes)
+    plans = run(toy, [9] * 20 + [0] * 38)
+    assert len(toy.boxes) == count
+    assert "limited: local is held by an operator for" in plans[5].sentences["app photos"]
+    assert not [i for plan in plans for i in plan.intents]
+    settle(toy)
+    assert not toy.boxes
+
+
+def test_a_paused_fleet_begins_nothing_and_obeys_its_operator():
+    """`pause`. Seen to fail with `paused` left out of `Pen.still`."""
+    toy = Toy(policy(), 13, service_s=(30.0, 40.0), boot_s=(1.0, 2.0))
+    run(toy, [2] * 2)
+    toy.step(commands=(PauseCommand(paused=True),))
+    count = len(toy.boxes)
+    plans = run(toy, [9] * 20)
+    assert len(toy.boxes) == count < 10
+    assert not [i for plan in plans for i in plan.intents]
+    name = next(iter(toy.boxes))
+    plan = toy.step(commands=(DrainCommand("local", name),))
+    assert [i.node for i in plan.intents if isinstance(i, Drain)] == [name]
+    toy.step(commands=(PauseCommand(paused=False),))
+    assert len(toy.boxes) > count
+
+
+def test_a_quarantined_node_is_fenced_alive_no_capacity_and_counts_against_max():
+    """`quarantine`. Seen to fail with QUARANTINED added to SERVING, and with `_stop` taking quarantined nodes."""
+    toy = Toy(policy(pool(max_nodes=2)), 14, service_s=(3000.0, 3000.0), boot_s=(1.0, 1.0))
+    run(toy, [2] * 2 + [0] * 6)
+    name = next(iter(toy.boxes))
+    toy.step(commands=(QuarantineCommand("local", name),))
+    toy.boxes[name].jobs = []
+    run(toy, [3] * 30)
+    assert toy.memory.nodes[name].phase is Phase.QUARANTINED
+    assert (toy.boxes[name].fenced, len(toy.boxes)) == (True, 2)
+    assert toy.memory.nodes[name].pinned is False
+    toy.step(commands=(QuarantineCommand("local", name, free=True),))
+    assert (toy.memory.nodes[name].phase, toy.boxes[name].fenced) == (Phase.READY, False)
+    toy.step(commands=(QuarantineCommand("local", name),))
+    toy.boxes[name].jobs = []
+    run(toy, [0] * 2)
+    toy.step(commands=(DrainCommand("local", name),))
+    run(toy, [0] * 8)
+    assert name not in toy.boxes
+
+
+def test_a_word_from_before_the_fence_stops_nothing():
+    """Rule 3. A node is freed from quarantine and is over at once; its lease still says drained, of the old fence.
+
+    Seen to fail with `_stop` not asking when the node was fenced.
+    """
+    toy = Toy(policy(), 16, boot_s=(1.0, 1.0))
+    toy.step(commands=(WakeCommand("local", 1, 5.0),))
+    run(toy, [0] * 4)
+    (name,) = toy.boxes
+    toy.step(commands=(QuarantineCommand("local", name),))
+    run(toy, [0] * 20)
+    plan = toy.step(commands=(QuarantineCommand("local", name, free=True),))
+    assert [type(i).__name__ for i in plan.intents] == ["Undrain", "Drain"]
+    assert [type(i).__name__ for i in toy.step().intents] == ["Stop"]
+
+
+def test_a_pool_that_is_only_watched_does_nothing_and_says_what_it_would():
+    """`act: false`. Seen to fail with `act` left out of `Pen.still`, and out of `_obey`."""
+    toy = Toy(policy(pool(act=False, min_nodes=2)), 15)
+    plans = run(toy, [3] * 20)
+    assert not toy.boxes
+    assert "limited: local is only watched (act: true lets it act); would launch" in plans[-1].sentences["app photos"]
+    toy.boxes["local/7"] = Box("local/7", "local", "", 1, 0.0, 0.0)
+    plans = run(toy, [0] * 200)
+    plan = toy.step(commands=(DrainAllCommand(),))
+    assert not [i for p in (*plans, plan) for i in p.intents]
 
 
 def test_ramp_limits_hold():

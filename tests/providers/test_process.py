@@ -175,7 +175,7 @@ async def test_a_worker_is_a_session_leader_with_its_log_and_no_token_on_its_com
     assert b"-m\0fleetd.worker" in line
     assert os.getpriority(os.PRIO_PROCESS, pid) == 7
     assert b"0" * 64 not in line
-    assert (Path(dry.launch.state_dir) / "logs" / "local-1-1-0.log").stat().st_mode & 0o777 == 0o600
+    assert (Path(dry.launch.state_dir) / "logs" / f"{node.replace('/', '-')}.log").stat().st_mode & 0o777 == 0o600
     await settles(provider, lambda found: set(found) == {node})
     await provider.stop([node], 0.0)
 

@@ -50,7 +50,7 @@ RICH = Memory(
         for at, phase in enumerate(Phase)
     },
     orders={"7-41": Pending(Order("7-41", "local", "photos", 3, 9, 7), 995.0)},
-    pools={"local": PoolMemory((1.0, 2.5), 2, 1e12, "quota", 0.5, (Wake(2, 1200.0),))},
+    pools={"local": PoolMemory((1.0, 2.5), 2, 1e12, "quota", 0.5, 0.0, (Wake(2, 1200.0),))},
     queues={"resize": QueueMemory(5, 2, 999.0, 999.0, None, "", ((995.0, 3),), 0.05, 12.0, 30.0, 4.0, 2.2)},
     peaks={"photos": ((990.0, 7.5), (999.0, 2.0))},
     launched=((990.0, 3),),

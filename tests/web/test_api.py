@@ -28,7 +28,7 @@ from fleetd.codecs.lease import (
 from fleetd.control import loop
 from fleetd.core.model import Phase
 from fleetd.errors import FleetdError
-from fleetd.web import api
+from fleetd.web import operators, workers
 from fleetd.web.api import make_app
 from fleetd.web.serve import bind, make_server
 from tests.control.fleet import FakeSource, Fleet, lease, policy, pool, until
@@ -198,7 +198,7 @@ async def test_a_fault_of_ours_is_one_line_too(tmp_path: Path, monkeypatch: pyte
     def broken(*_: object) -> None:
         raise RuntimeError("a bug with secrets in it")
 
-    monkeypatch.setattr(api, "status", broken)
+    monkeypatch.setattr(operators, "status", broken)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://fleetd") as http:
         answer = await http.get("/v1/status", headers={"Authorization": f"Bearer {TOKEN}"})
@@ -232,7 +232,7 @@ async def test_the_long_poll_brings_the_newest_order_at_once(served: Site) -> No
 
 
 async def test_a_long_poll_without_news_is_a_signed_204(served: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "POLL_S", 0.05)
+    monkeypatch.setattr(workers, "POLL_S", 0.05)
     answer = await served.signed("GET", f"/v1/orders?node=local/1.1&after={1 << 40}")
     assert (answer.status_code, answer.content) == (204, b"")
 
@@ -298,7 +298,7 @@ async def test_the_status_has_what_is_documented(site: Site) -> None:
 @pytest.mark.parametrize("events", ["x", "-1", "1.5", "", "²"])
 async def test_a_wrong_number_of_events_is_422(site: Site, events: str) -> None:
     answer = await site.operator("GET", f"/v1/status?events={events}")
-    assert refusal(answer) == (422, "status: events must be a number")
+    assert refusal(answer) == (422, f"events: must be a whole number, not {events!r}")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ async def test_a_wake_is_answered_once_it_is_in_memory(served: Site) -> None:
 
 
 async def test_a_command_that_no_tick_takes_is_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "TAKEN_S", 0.1)
+    monkeypatch.setattr(operators, "TAKEN_S", 0.1)
 
     def commit(*_: object, **__: object) -> None:
         raise FleetdError("fleet.db: cannot write: disk full")
