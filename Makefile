@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PHOTOS ?=
+DISPATCHER ?= embedded
 
-.PHONY: help setup run check test bench lint types contracts fast lock clean
+.PHONY: help setup run check test bench lint types contracts fast docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -12,9 +13,9 @@ setup: .venv/ready ## make .venv and install fleetd with its development tools
 .venv/ready: pyproject.toml requirements.lock scripts/setup
 	@scripts/setup
 
-run: setup ## the main job: a rush of pictures on gearmand; PHOTOS=~/Pictures takes your own
-	@scripts/need gearmand
-	@$(PY) -m examples.rush $(if $(PHOTOS),--photos "$(PHOTOS)",)
+run: setup ## the main job: a rush of pictures; PHOTOS=~/Pictures takes your own, DISPATCHER=gearmand Debian's server
+	@test "$(DISPATCHER)" != gearmand || scripts/need gearmand
+	@$(PY) -m examples.rush --dispatcher $(DISPATCHER) $(if $(PHOTOS),--photos "$(PHOTOS)",)
 
 check: setup lint types contracts fast ## lint, types, import contracts and the fast tests, under a minute
 
@@ -32,7 +33,7 @@ fast: setup
 	@$(PY) -m pytest -q -n 2 -m "not real and not slow" tests
 
 test: setup ## everything, with the real components; installs what it needs
-	@scripts/need gearmand gearman redis-server
+	@scripts/need gearmand gearman redis-server systemd-analyze
 	@$(MAKE) --no-print-directory lint types contracts
 	@$(PY) -m pytest -n 2 tests
 
@@ -40,6 +41,11 @@ bench: setup ## measure the runtime, the dispatcher's connection and the burst; 
 	@scripts/need gearmand redis-server
 	@$(PY) -m pip install -q -r requirements-bench.lock
 	@$(PY) -m bench
+
+docs: setup ## renew what the documents draw from the code: the life of a node, the commands, the policy's keys
+	@$(PY) -m scripts.moves
+	@$(PY) -m scripts.commands
+	@$(PY) -m tests.config.keys
 
 lock: setup ## pin every dependency anew, hashes included
 	@scripts/lock

@@ -1,8 +1,8 @@
 """The main job from end to end: a rush of pictures, a fleet that grows for it and shrinks after it.
 
-python -m examples.rush [--photos DIR] [--jobs 400]
+python -m examples.rush [--photos DIR] [--jobs 400] [--dispatcher gearmand]
 
-Starts a gearmand of its own on loopback and `fleetd run` with examples/rush-hour.yaml, submits a thumbnail job for
+Runs `fleetd run` with examples/rush-hour.yaml on a dispatcher of its own on loopback, submits a thumbnail job for
 each picture, waits until every node has gone, and closes with one line. Everything it made is in a temporary folder.
 """
 
@@ -42,13 +42,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A rush of pictures, end to end.")
     parser.add_argument("--photos", type=Path, help="a folder of photos; default: generated ones")
     parser.add_argument("--jobs", type=int, default=400, help="thumbnails to make (default 400)")
+    parser.add_argument(
+        "--dispatcher", choices=("embedded", "gearmand"), default="embedded", help="fleetd's own (default), or gearmand"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fleetd-rush-") as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
         photos = _photos(given.photos, home)
-        port = stack.enter_context(_gearmand())
+        port, source = _free_port(), ""
+        if given.dispatcher == "gearmand":
+            source = stack.enter_context(_gearmand(port))
         os.environ.update(FLEETD_STATE=str(home / "state"), THUMBNAILS_LEDGER=str(home / "ledger"))
-        controller = stack.enter_context(_fleetd(_policy(home, port)))
+        controller = stack.enter_context(_fleetd(_policy(home, source or f'{{embedded: "127.0.0.1:{port}"}}')))
+        _await_port(port)
         submitted = _rush(port, photos, home, given.jobs)
         peak = _watch(controller, home / "ledger", set(submitted))
         return _account(submitted, home / "ledger", peak)
@@ -69,26 +75,29 @@ def _photos(folder: Path | None, home: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _gearmand() -> Iterator[int]:
+def _gearmand(port: int) -> Iterator[str]:
+    """A gearmand on loopback; yields what the policy says of it."""
     path = shutil.which("gearmand", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if path is None:
         raise UsageError("gearmand is missing. Run: sudo apt-get install gearman-job-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     command = [path, "--listen=127.0.0.1", f"--port={port}", "--log-file=stderr"]
-    with _ended(subprocess.Popen(command, stderr=subprocess.DEVNULL), signal.SIGTERM) as process:
-        _await_port(port, process)
-        yield port
+    with _ended(subprocess.Popen(command, stderr=subprocess.DEVNULL), signal.SIGTERM):
+        yield f'{{servers: ["127.0.0.1:{port}"]}}'
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _await_port(port: int) -> None:
     deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise FleetdError(f"gearmand does not answer on port {port}")
+    raise FleetdError(f"no dispatcher answers on port {port}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -113,10 +122,10 @@ def _ended(process: subprocess.Popen[bytes], number: signal.Signals) -> Iterator
             process.wait()
 
 
-def _policy(home: Path, port: int) -> Path:
-    """Write the example's policy with this run's port, and the app's folder by its whole path."""
+def _policy(home: Path, source: str) -> Path:
+    """Write the example's policy with this run's dispatcher, and the app's folder by its whole path."""
     text = (HERE / "rush-hour.yaml").read_text()
-    for old, new in (("127.0.0.1:4730", f"127.0.0.1:{port}"), ("path: thumbnails", f"path: {HERE / 'thumbnails'}")):
+    for old, new in (("gearman: embedded", f"gearman: {source}"), ("path: thumbnails", f"path: {HERE / 'thumbnails'}")):
         assert old in text, f"examples/rush-hour.yaml no longer says {old!r}"
         text = text.replace(old, new)
     path = home / "rush-hour.yaml"

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -101,4 +102,19 @@ def redis(*args: str, port: int | None = None) -> contextlib.AbstractContextMana
     path = find("redis-server")
     return _serve(
         lambda at: [path, "--bind", "127.0.0.1", "--port", str(at), "--save", "", "--appendonly", "no", *args], port
+    )
+
+
+def prometheus(config: Path, data: Path, port: int | None = None) -> contextlib.AbstractContextManager[Server]:
+    """Debian's Prometheus with that configuration, keeping what it scrapes under `data`."""
+    path = find("prometheus")
+    return _serve(
+        lambda at: [
+            path,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={data}",
+            f"--web.listen-address=127.0.0.1:{at}",
+            "--web.enable-lifecycle",
+        ],
+        port,
     )

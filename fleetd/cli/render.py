@@ -17,6 +17,7 @@ PHASES: Final = {
     "stopping": "cyan",
     "lost": "red",
     "failed": "red",
+    "quarantined": "magenta",
 }
 
 
@@ -46,7 +47,13 @@ def fleet(picture: dict[str, Any], *, nodes: bool = True, history: Sequence[floa
     spent = picture["spent"]
     money = f"   {spent['hour']:.2f} {picture['currency']} this hour" if spent["month"] else ""
     title = Text.assemble(
-        ("fleetd ", "bold"), (picture["fleet"], "bold green"), f"   up {seconds(picture.get('uptime_s'))}", money
+        ("fleetd ", "bold"),
+        (picture["fleet"], "bold green"),
+        f"   up {seconds(picture.get('uptime_s'))}",
+        money,
+        (f"   {picture['dead']} dead letters" if picture.get("dead") else "", "red"),
+        ("   paused" if picture["paused"] else "", "bold magenta"),
+        ("   ending" if picture["ending"] else "", "bold cyan"),
     )
     gap = Text("")
     parts: list[RenderableType] = [title, gap, queues(picture, history), gap, pools(picture), gap]
@@ -86,10 +93,20 @@ def pools(picture: dict[str, Any]) -> Table:
     table = _table("POOL", "ready", "coming", "draining", "lost", "of", "busy", "boot", "")
     for name, pool in picture["pools"].items():
         breaker = f"breaker open for {seconds(pool['breaker_s'])}: {pool['breaker_why']}" if pool["breaker_s"] else ""
-        note = breaker or ("drained by an operator" if pool["drained"] else "")
+        note = breaker or _note(pool)
         numbers = (pool[key] for key in ("ready", "coming", "draining", "lost", "max", "busy"))
         table.add_row(name, *map(str, numbers), seconds(pool["boot_s"]), Text(note, style="red" if breaker else "cyan"))
     return table
+
+
+def _note(pool: dict[str, Any]) -> str:
+    notes = [
+        "watched only" if not pool["act"] else "",
+        "drained by an operator" if pool["drained"] else "",
+        f"held for {seconds(pool['held_s'])}" if pool["held_s"] else "",
+        f"{pool['quarantined']} quarantined" if pool["quarantined"] else "",
+    ]
+    return ", ".join(note for note in notes if note)
 
 
 def node_table(picture: dict[str, Any]) -> Table:

@@ -16,6 +16,8 @@ import structlog
 
 from fleetd.cli.remote import announce, state_folder
 from fleetd.config import diff, load
+from fleetd.control.alerts import Alerts
+from fleetd.control.embedded import end, ensure, keep
 from fleetd.control.loop import Controller, Say
 from fleetd.control.status import status
 from fleetd.control.wiring import Home, make_adapters
@@ -61,9 +63,15 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
     server = make_server(make_app(controller, join, token))
     announce(store.folder, url, token)
     log("start", f"fleet {policy.fleet}, epoch {controller.memory.epoch}, {url}, state in {store.folder}")
+    await ensure(policy, store.folder)
     life = asyncio.create_task(controller.run())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    others = [serving]
+    alerts = Alerts(lambda: controller.policy.alerts, log).run(lambda: status(controller, 0))
+    others = [
+        serving,
+        asyncio.create_task(alerts),
+        asyncio.create_task(keep(lambda: controller.policy, store.folder, log)),
+    ]
     _on_signals(controller, life, path, options, log)
     if options.live:
         others.append(asyncio.create_task(_view(controller)))
@@ -78,6 +86,8 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
         await asyncio.wait([life, *others], timeout=5.0)
         (store.folder / "controller.json").unlink(missing_ok=True)
     left = len(controller.memory.nodes)
+    if controller.memory.ending and not left:
+        await end(controller.policy, store.folder)
     log("end", f"{left} nodes live on; the next start adopts them" if left else "no node is left")
     if not life.cancelled() and (error := life.exception()):
         raise error
@@ -118,7 +128,7 @@ def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, op
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
-    def end() -> None:
+    def end_now() -> None:
         if options.drain and not controller.memory.ending:
             controller.submit(DrainAllCommand())
             return
@@ -130,7 +140,7 @@ def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, op
         task.add_done_callback(reloads.discard)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
+        loop.add_signal_handler(number, end_now)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 

@@ -43,6 +43,7 @@ PRIORITY_STATUS: Final = Command("prioritystatus")
 WORKERS: Final = Command("workers")
 SHOW_JOBS: Final = Command("show jobs")
 VERSION: Final = Command("version", block=False)
+OLDEST: Final = Command("oldest")  # the embedded dispatcher's own; any other answers with CommandRefusedError
 
 
 def cancel_job(handle: str) -> Command:
@@ -76,6 +77,14 @@ class FunctionBacklog:
     def waiting(self) -> int:
         """Jobs of every priority."""
         return self.high + self.normal + self.low
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionAge:
+    """A line of `oldest`: how many seconds the oldest waiting job of a function waits. Without one there is no line."""
+
+    function: str
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,18 @@ def parse_priority_status(lines: Sequence[str]) -> tuple[FunctionBacklog, ...]:
     """Read the answer to `prioritystatus`; raises ProtocolError."""
     names = ("high", "normal", "low", "workers")
     return tuple(FunctionBacklog(name, *counts) for name, counts in _rows("prioritystatus", lines, names))
+
+
+def parse_oldest(lines: Sequence[str]) -> tuple[FunctionAge, ...]:
+    """Read the answer to `oldest`; raises ProtocolError."""
+    ages = []
+    for number, line in enumerate(lines, 1):
+        name, tab, age = line.rpartition("\t")
+        whole, _, part = age.partition(".")
+        if not tab or not (whole + part).isascii() or not (whole + part).isdigit() or len(age) > 24:
+            raise _bad("oldest", number, f"expected 'function<TAB>seconds', got {line!r:.80}")
+        ages.append(FunctionAge(name, float(age)))
+    return tuple(ages)
 
 
 def parse_jobs(lines: Sequence[str]) -> tuple[QueuedJob, ...]:

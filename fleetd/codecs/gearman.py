@@ -57,6 +57,7 @@ class Kind(IntEnum):
     SUBMIT_JOB_LOW = 33
     SUBMIT_JOB_LOW_BG = 34
     SUBMIT_JOB_EPOCH = 36
+    GRAB_JOB_ALL = 39
     GET_STATUS_UNIQUE = 41
     STATUS_RES_UNIQUE = 42
 
@@ -97,6 +98,7 @@ ARGUMENTS: Final[dict[Kind, tuple[str, ...]]] = {
     Kind.SUBMIT_JOB_LOW: _SUBMIT,
     Kind.SUBMIT_JOB_LOW_BG: _SUBMIT,
     Kind.SUBMIT_JOB_EPOCH: ("function", "unique", "epoch", "payload"),
+    Kind.GRAB_JOB_ALL: (),
     Kind.GET_STATUS_UNIQUE: ("unique",),
     Kind.STATUS_RES_UNIQUE: ("unique", "known", "running", "numerator", "denominator", "clients"),
 }

@@ -30,6 +30,7 @@ def picture_of(policy: Policy, memory: Memory, plan: Plan, now: Seconds) -> dict
         "fleet": policy.fleet,
         "epoch": memory.epoch,
         "ending": memory.ending,
+        "paused": memory.paused,
         "currency": policy.currency,
         "spent": {"hour": sum(money for _, money in spend.minutes), "month": spend.month_total},
         "queues": {name: _queue(policy, memory, name, now) for name in policy.queues},
@@ -75,11 +76,14 @@ def _pool(policy: Policy, memory: Memory, name: str, now: Seconds) -> dict[str, 
         "coming": sum(phase in COMING for phase in phases),
         "draining": phases.count(Phase.DRAINING) + phases.count(Phase.STOPPING),
         "lost": phases.count(Phase.LOST) + phases.count(Phase.FAILED),
+        "quarantined": phases.count(Phase.QUARANTINED),
         "busy": sum(node.busy for node in nodes),
         "boot_s": boot_estimate(known) if known and known.boots_s else None,
         "breaker_s": max(0.0, known.open_until - now) if known else 0.0,
         "breaker_why": known.why_open if known else "",
         "drained": bool(known and known.drained_until > now),
+        "held_s": max(0.0, known.held_until - now) if known else 0.0,
+        "act": pool.act,
     }
 
 

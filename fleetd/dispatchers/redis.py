@@ -27,7 +27,10 @@ _FIXES: Final[Sequence[tuple[str, str]]] = (
     (r"WRONGPASS|NOAUTH|invalid (username|password)|Authentication required|without any password", "see `password`"),
     (r"NOPERM|no permissions", "let that user read these keys"),
     (r"LOADING|loading the dataset", "it answers once its data is loaded"),
-    (r"MOVED|ASK|CLUSTER|CROSSSLOT|Hash slot|in cluster mode", "a cluster is not supported, only a single server"),
+    (
+        r"^(Moved|Ask|ClusterDown|ClusterCrossSlot)Error|in cluster mode",
+        "a cluster is not supported, only a single server",
+    ),
     (
         r"MASTERDOWN|READONLY|read only replica",
         "a replica that is cut off or may not be used: name the master in `url`",
@@ -36,7 +39,6 @@ _FIXES: Final[Sequence[tuple[str, str]]] = (
     (r"unknown command|syntax error", "Redis 6.2 or newer is needed"),
     (r"DB index|invalid DB", "the database in `url` does not exist there"),
     (r"CERTIFICATE_VERIFY", "trust its authority, for example by SSL_CERT_FILE"),
-    (r"WRONG_VERSION_NUMBER|record layer", "it does not speak TLS: write redis://"),
 )
 
 
@@ -144,5 +146,6 @@ def _checked(command: Command, answer: Any) -> Any:
 
 def _why(error: Exception) -> str:
     line = " ".join(str(error).split())[:200] or type(error).__name__
-    fix = next((fix for pattern, fix in _FIXES if re.search(pattern, line)), "")
+    kind = type(error).__name__  # the client takes the server's own word for it off the text
+    fix = next((fix for pattern, fix in _FIXES if re.search(pattern, f"{kind}: {line}")), "")
     return f"{line}; {fix}" if fix else line

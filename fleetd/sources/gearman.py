@@ -14,9 +14,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar, Final, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from fleetd.codecs.admin import CommandRefusedError, FunctionStatus
 from fleetd.core.model import Reading
@@ -27,6 +30,7 @@ from fleetd.dispatchers.admin import AdminConnection
 from fleetd.errors import FleetdError, SourceError, UsageError
 
 MAX_SERVERS: Final = 64
+EMBEDDED: Final = "127.0.0.1:4730"
 
 
 class GearmanOptions(BaseModel):
@@ -35,11 +39,38 @@ class GearmanOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     servers: list[str] = Field(
-        min_length=1, max_length=MAX_SERVERS, description="the dispatchers, HOST:PORT each; without a port 4730"
+        default=[], max_length=MAX_SERVERS, description="the dispatchers, HOST:PORT each; without a port 4730"
+    )
+    embedded: str = Field(
+        default="",
+        description="HOST:PORT of a dispatcher of our own, run by the controller; `gearman: embedded`: 127.0.0.1:4730",
     )
     timeout: Annotated[float, BeforeValidator(seconds, json_schema_input_type=float | str)] = Field(
         default=2.0, gt=0, le=60, allow_inf_nan=False, description="how long one dispatcher may take to answer"
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell editors of the short form, too."""
+        return {"anyOf": [handler(core_schema), {"const": "embedded"}]}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_a_word(cls, given: Any) -> Any:
+        """`gearman: embedded` says it all."""
+        return {"embedded": EMBEDDED} if given == "embedded" else given
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        """Either servers, or one of our own; what follows needs to know only `servers`."""
+        if bool(self.servers) == bool(self.embedded):
+            raise ValueError("give either servers, a list of HOST:PORT, or embedded")
+        if self.embedded:
+            try:
+                object.__setattr__(self, "servers", [str(parse_address(self.embedded))])
+            except UsageError as error:
+                raise ValueError(f"embedded: {error}") from None
+        return self
 
     @field_validator("servers")
     @classmethod

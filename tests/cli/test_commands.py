@@ -9,6 +9,7 @@ import pytest
 
 from fleetd import __version__
 from fleetd.cli.entry import run
+from scripts import commands
 from tests import servers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,6 +64,11 @@ def test_check_tells_programs_in_json(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"good": True, "problems": []}
 
 
+def test_the_documented_commands_are_the_commands_there_are():
+    """`make docs` renews the page."""
+    assert commands.DOC.read_text() == commands.page()
+
+
 def test_init_writes_a_policy_that_checks_and_never_overwrites(tmp_path, capsys):
     policy = tmp_path / "fleetd.yaml"
     assert command("init", str(policy)) == 0
@@ -104,7 +110,7 @@ def test_a_bad_duration_is_named(capsys):
 
 
 def test_plan_against_no_dispatcher_is_blind_and_launches_nothing(capsys, state):
-    text = POLICY.read_text().replace("127.0.0.1:4730", f"127.0.0.1:{servers.free_port()}")
+    text = POLICY.read_text().replace("embedded", f'{{embedded: "127.0.0.1:{servers.free_port()}"}}')
     policy = state.parent / "p.yaml"
     policy.write_text(text.replace("path: thumbnails", f"path: {POLICY.parent / 'thumbnails'}"))
     assert command("plan", "--policy", str(policy), "--json") == 0

@@ -17,6 +17,7 @@ import pytest
 
 from fleetd.codecs import lease as codec
 from fleetd.codecs.lease import DeadLetter, JobCounts, Lease, LeaseAnswer, WorkerOrder
+from fleetd.errors import ProtocolError
 from fleetd.worker.lease import Controller
 
 SECRET = "fixed-secret"
@@ -159,7 +160,7 @@ def test_a_lease_of_a_newer_worker_is_taken_at_every_depth() -> None:
 
 def test_a_message_of_another_protocol_is_refused_by_its_number() -> None:
     for load, body in ((codec.load_lease, LEASE), (codec.load_answer, ANSWER), (codec.load_order, ORDER)):
-        with pytest.raises(codec.ProtocolError, match="protocol 2 is not spoken here, only 1"):
+        with pytest.raises(ProtocolError, match="protocol 2 is not spoken here, only 1"):
             load(body.replace(b'"protocol":1', b'"protocol":2'))
 
 

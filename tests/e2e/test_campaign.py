@@ -25,8 +25,9 @@ def test_burst_under_kills_drains_and_a_dying_controller_loses_nothing(monkeypat
 
 
 @pytest.mark.timeout(300)
-def test_the_rush_hour_example_runs_to_its_closing_line():
-    command = [sys.executable, "-m", "examples.rush", "--jobs", "80"]
+@pytest.mark.parametrize("dispatcher", ["embedded", "gearmand"])
+def test_the_rush_hour_example_runs_to_its_closing_line(dispatcher):
+    command = [sys.executable, "-m", "examples.rush", "--jobs", "80", "--dispatcher", dispatcher]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     closing = re.search(

@@ -17,7 +17,7 @@ from fleetd.dispatchers.submit import connect
 from fleetd.errors import SourceError
 from fleetd.sources.gearman import GearmanOptions, GearmanSource
 from tests import servers
-from tests.conformance.source import Rig, SourceConformance, ignore
+from tests.conformance.source import TIMEOUT_S, Rig, SourceConformance, ignore
 from tests.dispatchers.peers import Behaviour, Job, Liar, liar, raw_worker, silent
 
 
@@ -35,14 +35,20 @@ async def put(port: int, function: str, count: int, priority: Any = "normal") ->
 class GearmanRig(Rig):
     """A gearmand that can be killed and started anew, and workers that hold jobs."""
 
+    has_logins = False
+
     def __init__(self) -> None:
         self.server = contextlib.ExitStack()
         self.running = self.server.enter_context(servers.gearmand())
         self.workers = contextlib.AsyncExitStack()
         self.jobs: list[Job] = []
 
-    def source(self, queues: Mapping[str, str]) -> Source:
-        return source_of(self.running.address, queues=queues)
+    @property
+    def port(self) -> int:
+        return self.running.port
+
+    def source(self, queues: Mapping[str, str], port: int | None = None) -> Source:
+        return source_of(f"127.0.0.1:{port or self.port}", timeout=TIMEOUT_S, queues=queues)
 
     async def put(self, function: str, count: int) -> None:
         await put(self.running.port, function, count)
@@ -86,7 +92,7 @@ def test_addresses_are_spelled_in_full_and_the_timeout_is_two_seconds():
     ("options", "says"),
     [
         ({}, "servers"),
-        ({"servers": []}, "at least 1 item"),
+        ({"servers": []}, "give either servers, a list of HOST:PORT, or embedded"),
         ({"servers": ["a:1", "b", "b:4730"]}, "'b:4730' is listed twice; a dispatcher's jobs would count double"),
         ({"servers": ["::1"]}, "put an IPv6 address in brackets"),
         ({"servers": ["a:b"]}, "'a:b': expected HOST, HOST:PORT"),

@@ -276,7 +276,7 @@ async def test_the_status_has_what_is_documented(site: Site) -> None:
     await until(lambda: site.fleet.controller.memory.nodes)
     raw = (await site.operator("GET", "/v1/status?events=2")).json()
     assert set(raw) == {
-        *("version", "uptime_s", "fleet", "epoch", "ending", "currency", "spent"),
+        *("version", "uptime_s", "fleet", "epoch", "ending", "paused", "currency", "spent"),
         *("queues", "pools", "nodes", "why", "dead", "events"),
     }
     assert (raw["fleet"], raw["epoch"], raw["ending"], raw["currency"]) == ("test", 1, False, "EUR")
