@@ -12,11 +12,11 @@ _TEXT: Final = """\
 version: 1
 fleet: {fleet}
 
-# Where jobs wait. fleetd asks for their number once a second.
+# Where jobs wait: a small dispatcher of fleetd's own. For your Gearman servers write instead
+# gearman: {{servers: ["10.0.0.5:4730"]}}
 sources:
   main:
-    gearman:
-      servers: [{server}]
+    gearman: {{embedded: {listen}}}
 
 # What runs them: a folder of Python code with functions marked @job.
 apps:
@@ -50,9 +50,9 @@ def first_policy(
     path: str = "app",
     queue: str = "greet",
     match: str = "greet",
-    server: str = "127.0.0.1:4730",
+    listen: str = "127.0.0.1:4730",
 ) -> str:
     """Return the text of a first policy; `path` is the app's folder beside it, `match` the name of its jobs."""
     names = {"fleet": fleet, "app": app, "queue": queue}
-    texts = {"path": path, "match": match, "server": server}
+    texts = {"path": path, "match": match, "listen": listen}
     return _TEXT.format(**names, **{key: json.dumps(text, ensure_ascii=False) for key, text in texts.items()})

@@ -92,6 +92,10 @@ async def ensure(policy: Policy, folder: Path) -> None:
     """Start what does not run yet, and wait until each answers; raises FleetdError with the place of its log."""
     for one in wanted(policy, folder):
         if not any(one.pids()):
+            if await one.answers():
+                raise FleetdError(
+                    f"embedded dispatcher at {one.listen}: something else listens there; choose another port"
+                )
             one.start()
         try:
             async with asyncio.timeout(START_S):

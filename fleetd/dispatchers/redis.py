@@ -27,14 +27,8 @@ _FIXES: Final[Sequence[tuple[str, str]]] = (
     (r"WRONGPASS|NOAUTH|invalid (username|password)|Authentication required|without any password", "see `password`"),
     (r"NOPERM|no permissions", "let that user read these keys"),
     (r"LOADING|loading the dataset", "it answers once its data is loaded"),
-    (
-        r"^(Moved|Ask|ClusterDown|ClusterCrossSlot)Error|in cluster mode",
-        "a cluster is not supported, only a single server",
-    ),
-    (
-        r"MASTERDOWN|READONLY|read only replica",
-        "a replica that is cut off or may not be used: name the master in `url`",
-    ),
+    (r"^(Moved|Ask|ClusterDown|ClusterCrossSlot)Error|in cluster mode", "only a single server can be read, no cluster"),
+    (r"MASTERDOWN|READONLY|read only replica|Link with MASTER", "name the master in `url`"),
     (r"WRONGTYPE", "is `kind` right for this key?"),
     (r"unknown command|syntax error", "Redis 6.2 or newer is needed"),
     (r"DB index|invalid DB", "the database in `url` does not exist there"),

@@ -229,7 +229,7 @@ def test_the_first_policy_is_valid_with_the_real_adapters(tmp_path):
 
 def test_the_first_policy_takes_names_that_need_quotes(tmp_path):
     (tmp_path / 'my "app"').mkdir()
-    text = first_policy(path='my "app"', match="a: #b", server="[::1]:4731")
+    text = first_policy(path='my "app"', match="a: #b", listen="[::1]:4731")
     policy = load_text(text, "fleetd.yaml", tmp_path)
     assert policy.apps["app"].path == str(tmp_path / 'my "app"')
     assert policy.queues["greet"].match == "a: #b"

@@ -12,15 +12,17 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.mark.timeout(300)
-def test_burst_under_kills_drains_and_a_dying_controller_loses_nothing(monkeypatch):
-    """600 jobs; the seed is printed. See docs/benchmarks.md for 5,000."""
+@pytest.mark.parametrize("embedded", [False, True])
+def test_burst_under_kills_drains_and_a_dying_controller_loses_nothing(monkeypatch, embedded):
+    """600 jobs; the seed is printed. See docs/benchmarks.md for 5,000. The embedded dispatcher dies, too."""
     monkeypatch.setenv("FLEETD_STATE", "")
     monkeypatch.setenv("FLEETD_LEDGER", "")
-    campaign, verdict, first = burst.run(600, 120, seed=7, nodes=6)
+    campaign, verdict, first = burst.run(600, 120, seed=7, nodes=6, embedded=embedded)
     assert verdict.good, str(verdict)
     assert campaign.unseen == []
     assert campaign.workers_killed + campaign.slots_killed >= 3
     assert campaign.controllers_killed >= 1
+    assert (campaign.dispatchers_killed >= 1) is embedded
     assert first <= 2.0
 
 

@@ -1,0 +1,67 @@
+"""A fleet that needs no server: the dispatcher of our own, run by the controller as a process of its own."""
+
+import os
+import signal
+
+import pytest
+
+from fleetd.config import load
+from fleetd.control.embedded import Embedded, wanted
+from tests import servers
+from tests.e2e.fleet import Fleet, fleet
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+@pytest.fixture
+def naps(tmp_path):
+    with fleet(tmp_path) as made:
+        made.server.port = servers.free_port()  # the one that the policy names; gearmand itself is not used
+        text = made.policy.read_text()
+        source = text[text.index("{servers") : text.index("}}\napps")]
+        made.policy.write_text(text.replace(source, f'{{embedded: "{made.server.address}"}}'))
+        yield made
+
+
+def dispatcher(naps: Fleet) -> Embedded:
+    (one,) = wanted(load(naps.policy), naps.home / "state" / "e2e")
+    return one
+
+
+def test_jobs_run_without_any_server_and_drain_ends_the_dispatcher_too(naps):
+    naps.start("--drain")
+    naps.submit(0.1, count=3)
+    naps.until("3 jobs done", lambda: len(naps.naps()) == 3)
+    assert len(list(dispatcher(naps).pids())) == 1
+    assert naps.end(signal.SIGTERM) == 0
+    assert list(dispatcher(naps).pids()) == []
+
+
+def test_the_dispatcher_outlives_the_controller_and_the_next_one_finds_it(naps):
+    naps.start()
+    (pid,) = dispatcher(naps).pids()
+    assert naps.end(signal.SIGKILL) == -signal.SIGKILL
+    naps.submit(0.1)
+    naps.start()
+    assert list(dispatcher(naps).pids()) == [pid]
+    naps.until("the job is done", lambda: len(naps.naps()) == 1)
+
+
+def test_a_killed_dispatcher_is_started_again_with_its_jobs(naps):
+    naps.start()
+    (pid,) = dispatcher(naps).pids()
+    naps.fleetd("drain", "local")
+    naps.submit(0.1, count=5)
+    os.kill(pid, signal.SIGKILL)
+    naps.until("another one answers", lambda: "started again" in naps.log())
+    naps.fleetd("wake", "local")
+    naps.until("5 jobs done", lambda: len(naps.naps()) == 5)
+    assert len(set(naps.naps())) == 5
+
+
+def test_a_taken_port_is_one_clear_line(naps):
+    with servers.gearmand(port=naps.server.port):
+        refused = naps.fleetd("run", "--policy", str(naps.policy), "--no-live")
+    assert refused.returncode == 1
+    place = f"fleetd: embedded dispatcher at {naps.server.address}: "
+    assert f"{place}something else listens there; choose another port" in refused.stderr
