@@ -194,16 +194,28 @@ class Campaign:
         """
         (one,) = wanted(load(self.home / "policy.yaml"), self.home / "state" / "burst")
         pids = list(one.pids())
-        slots = [pid for node in self.nodes("ready") + self.nodes("draining") for pid in children(pid_of(node))[1:]]
         if not pids:
             return
+        slots = self._slots()
         self._kill(pids)
         with (self.home / "kills").open("a") as kills:
-            kills.writelines(f"{pid}\n" for pid in slots)
+            kills.writelines(f"{pid}\n" for pid in slots | self._slots())
         self.dispatchers_killed += 1
         self.watch(
             f"dispatcher {pids[0]}: killed, another answers", lambda: pids[0] not in set(one.pids()) and any(one.pids())
         )
+
+    def _slots(self) -> set[int]:
+        """Return every process that may be running a job: whatever was forked from a generation of this campaign."""
+        found = set()
+        for entry in os.scandir("/proc"):
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit():
+                    line = Path(entry.path, "cmdline").read_bytes()
+                    environ = Path(entry.path, "environ").read_bytes()
+                    if b"fleetd.worker.generation" in line and str(self.home).encode() in environ:
+                        found.add(int(entry.name))
+        return found
 
     def drain_node(self) -> None:
         """Drain a ready node by name and see it leave by itself."""

@@ -101,6 +101,7 @@ def pools(picture: dict[str, Any]) -> Table:
 
 def _note(pool: dict[str, Any]) -> str:
     notes = [
+        f"cannot be seen for {seconds(pool['blind_s'])}: {pool['blind']}" if pool["blind"] else "",
         "watched only" if not pool["act"] else "",
         "drained by an operator" if pool["drained"] else "",
         f"held for {seconds(pool['held_s'])}" if pool["held_s"] else "",

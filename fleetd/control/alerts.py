@@ -43,6 +43,8 @@ def conditions(picture: Mapping[str, Any]) -> dict[str, str]:
         if queue.get("blind") and queue.get("blind_s", 0.0) >= BLIND_S:
             found[f"blind queue {name}"] = f"queue {name} is blind: {queue['blind']}"
     for name, pool in picture.get("pools", {}).items():
+        if pool.get("blind") and pool.get("blind_s", 0.0) >= BLIND_S:
+            found[f"blind pool {name}"] = f"pool {name} cannot be seen: {pool['blind']}"
         if pool.get("breaker_s", 0.0) > 0:
             why = pool.get("breaker_why") or "failures in a row"
             found[f"breaker pool {name}"] = f"pool {name} is not asked for nodes, its breaker is open: {why}"

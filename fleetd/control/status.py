@@ -82,6 +82,8 @@ def _pool(policy: Policy, memory: Memory, name: str, now: Seconds) -> dict[str, 
         "breaker_s": max(0.0, known.open_until - now) if known else 0.0,
         "breaker_why": known.why_open if known else "",
         "drained": bool(known and known.drained_until > now),
+        "blind": known.why_blind if known and known.blind_at is not None else "",
+        "blind_s": now - known.blind_at if known and known.blind_at is not None else 0.0,
         "held_s": max(0.0, known.held_until - now) if known else 0.0,
         "act": pool.act,
     }

@@ -60,6 +60,8 @@ class PoolMemory:
     drained_until: Seconds = 0.0
     held_until: Seconds = 0.0
     wakes: tuple[Wake, ...] = ()
+    blind_at: Seconds | None = None  # since when its provider cannot be read
+    why_blind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,10 @@ def begin(observation: Observation, policy: Policy, memory: Memory) -> Draft:
     )
     _take_outcomes(draft, observation, policy)
     for name, world in observation.worlds.items():
-        if name in policy.pools and isinstance(world, World) and world.fresh:
+        if name not in policy.pools:
+            continue
+        _note_sight(draft, name, world)
+        if isinstance(world, World) and world.fresh:
             _take_world(draft, policy.pools[name], world, observation)
     _take_leases(draft, observation)
     _expire(draft, observation, policy)
@@ -138,6 +141,19 @@ def _fail(draft: Draft, pool: str, reason: str, wait_s: Seconds | None = None) -
 
 
 # ── sightings and leases
+
+
+def _note_sight(draft: Draft, name: str, world: World | Blind) -> None:
+    """Remember since when a pool cannot be seen; that changes nothing else."""
+    memory = draft.pools[name]
+    if isinstance(world, Blind):
+        if memory.blind_at is None:
+            draft.events.append(f"pool {name}: cannot be seen, holding: {world.reason}")
+        at = memory.blind_at if memory.blind_at is not None else draft.now
+        draft.pools[name] = replace(memory, blind_at=at, why_blind=world.reason)
+    elif memory.blind_at is not None:
+        draft.events.append(f"pool {name}: seen again")
+        draft.pools[name] = replace(memory, blind_at=None, why_blind="")
 
 
 def _take_world(draft: Draft, pool: PoolPolicy, world: World, observation: Observation) -> None:

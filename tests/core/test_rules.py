@@ -110,6 +110,8 @@ def test_blind_world_launches_nothing_and_moves_no_node():
     assert after.queues["resize"].need > len(toy.boxes) * 1.5
     assert not [i for i in plan.intents if isinstance(i, Launch)]
     assert set(after.nodes) == set(toy.memory.nodes)
+    assert "pool local: cannot be seen, holding: time-out" in plan.events
+    assert (after.pools["local"].blind_at, after.pools["local"].why_blind) == (toy.now + 1, "time-out")
 
 
 @fast
