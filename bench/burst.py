@@ -39,7 +39,7 @@ fleet: burst
 sources: {{main: {{gearman: {source}}}}}
 apps: {{ledger: {{release: {{path: "{app}"}}}}}}
 queues: {{record: {{app: ledger, source: main, match: record, objective: {{wait: 10s}}, job_limit: 1m}}}}
-pools: {{local: {{process: {{}}, apps: [ledger], slots: 2, max: {nodes}}}}}
+pools: {{local: {{process: {{}}, apps: [ledger], slots: 1, max: {nodes}}}}}
 stability: thrifty
 """
 METHOD = """\
@@ -143,12 +143,14 @@ class Campaign:
         return self.chance.choice(ready) if ready else None
 
     def kill_worker(self) -> None:
-        """SIGKILL a whole worker, as when its host dies; see it gone from the fleet."""
-        node = self.pick()
-        if node is None:
+        """SIGKILL a whole worker, as when its host dies; see it gone from the fleet. The controller may be dead too."""
+        alive = sorted(self._processes(b"-m\0fleetd.worker\0"))
+        serving = [pid for pid in alive if len(children(pid)) > 1 and node_of(pid) not in self.targets]
+        if not serving:
             return
+        supervisor = self.chance.choice(serving)
+        node = node_of(supervisor)
         self.targets.add(node)
-        supervisor = pid_of(node)
         self._kill([supervisor, *children(supervisor)])
         self.workers_killed += 1
         self.watch(f"worker {node}: killed, gone from the fleet", lambda: self._gone(node))
@@ -206,15 +208,17 @@ class Campaign:
         )
 
     def _slots(self) -> set[int]:
-        """Return every process that may be running a job: whatever was forked from a generation of this campaign."""
+        """Return every process that may be running a job: whatever was forked from a generation."""
+        return self._processes(b"fleetd.worker.generation")
+
+    def _processes(self, mark: bytes) -> set[int]:
+        """Return the processes of this campaign whose command line holds the mark."""
         found = set()
         for entry in os.scandir("/proc"):
             with contextlib.suppress(OSError):
-                if entry.name.isdigit():
-                    line = Path(entry.path, "cmdline").read_bytes()
-                    environ = Path(entry.path, "environ").read_bytes()
-                    if b"fleetd.worker.generation" in line and str(self.home).encode() in environ:
-                        found.add(int(entry.name))
+                marked = entry.name.isdigit() and mark in Path(entry.path, "cmdline").read_bytes()
+                if marked and str(self.home).encode() in Path(entry.path, "environ").read_bytes():
+                    found.add(int(entry.name))
         return found
 
     def drain_node(self) -> None:
@@ -257,7 +261,7 @@ def run(
     jobs: int,
     milliseconds: int,
     seed: int,
-    nodes: int = 10,
+    nodes: int = 18,
     say: Callable[[str], None] = print,
     *,
     embedded: bool = False,
@@ -339,6 +343,12 @@ def _say(line: str) -> None:
 def pid_of(node: str) -> int:
     """Return the process id in a node's name, POOL/PID.STARTTIME."""
     return int(node.rpartition("/")[2].partition(".")[0])
+
+
+def node_of(pid: int) -> str:
+    """Return the name that a worker's node has."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return f"local/{pid}.{stat.rpartition(b')')[2].split()[19].decode()}"
 
 
 def children(pid: int) -> list[int]:
