@@ -33,7 +33,7 @@ fast: setup
 	@$(PY) -m pytest -q -n 2 -m "not real and not slow" tests
 
 test: setup ## everything, with the real components; installs what it needs
-	@scripts/need gearmand gearman redis-server systemd-analyze
+	@scripts/need gearmand gearman redis-server prometheus openssl systemd-analyze
 	@$(MAKE) --no-print-directory lint types contracts
 	@$(PY) -m pytest -n 2 tests
 

@@ -10,6 +10,7 @@ import sys
 
 KNOWN = {
     "runtimes": "no-op jobs a second, CPU and memory: fleetd beside Celery, RQ, dramatiq and Huey",
+    "dispatcher": "the embedded dispatcher beside gearmand: submits, durability, memory, workers",
     "burst": "thousands of jobs while workers, nodes and the controller are killed",
 }
 
