@@ -1,8 +1,8 @@
 """Queue depth of one or several Gearman dispatchers.
 
-Promises: asks nothing but `prioritystatus` and `status`; a member that cannot be read keeps its last values and is
-named with the reason in `Reading.partial`; one that never answered counts nothing, and is named too; where no member
-answers, `SourceError`. Members are read at the same time, each within `timeout` seconds.
+Promises: asks nothing but `prioritystatus`, `status` and, once where it is unknown, `oldest`; a member that cannot be
+read keeps its last values and is named with the reason in `Reading.partial`; one that never answered counts nothing,
+and is named too; where no member answers, `SourceError`. Members are read at the same time, each within `timeout`.
 
 A queue is a glob over function names. A dispatcher learns a function at its first use, so a glob that matches nothing
 is an empty queue. Waiting is the sum of the priorities in `prioritystatus`; the total of `status` includes running
@@ -21,7 +21,7 @@ from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from fleetd.codecs.admin import CommandRefusedError, FunctionStatus
+from fleetd.codecs.admin import OLDEST, CommandRefusedError, FunctionStatus, parse_oldest
 from fleetd.core.model import Reading
 from fleetd.core.ports import Nudge
 from fleetd.core.units import seconds
@@ -100,6 +100,8 @@ class _Member:
     admin: AdminConnection
     last: Mapping[str, _Depth] = field(default_factory=dict)
     answered: bool = False
+    ages: Mapping[str, float] = field(default_factory=dict)  # of the oldest waiting job, where it can tell
+    tells_age: bool = True  # until it has said that it knows no such command
 
 
 class GearmanSource:
@@ -137,10 +139,12 @@ class GearmanSource:
         try:
             async with asyncio.timeout(self._timeout_s):
                 member.last = await _depths(member.admin)
+                await _ages(member)
         except TimeoutError:
             reason = f"dispatcher {member.admin.address}: no answer within {self._timeout_s:g} s"
         except FleetdError as error:
             reason = str(error)
+            member.tells_age = True  # it may be another dispatcher when it comes back
         else:
             member.answered = True
             return None
@@ -151,7 +155,8 @@ class GearmanSource:
             depth for member in self._members for function, depth in member.last.items() if fnmatchcase(function, glob)
         ]
         waiting, running = sum(depth.waiting for depth in depths), sum(depth.running for depth in depths)
-        return Reading(queue, waiting, running, partial=faults)
+        ages = [age for member in self._members for function, age in member.ages.items() if fnmatchcase(function, glob)]
+        return Reading(queue, waiting, running, oldest_wait_s=max(ages, default=None), partial=faults)
 
 
 async def _depths(admin: AdminConnection) -> dict[str, _Depth]:
@@ -160,6 +165,17 @@ async def _depths(admin: AdminConnection) -> dict[str, _Depth]:
     except CommandRefusedError:
         backlog = None  # an older dispatcher: what it has in total and does not run, waits
     return {row.function: _Depth(_waiting(row, backlog), row.running) for row in await admin.status()}
+
+
+async def _ages(member: _Member) -> None:
+    """Ask for the age of the oldest jobs, which the embedded dispatcher knows and gearmand does not."""
+    if not member.tells_age:
+        return
+    try:
+        rows = parse_oldest(await member.admin.ask(OLDEST))
+    except CommandRefusedError:
+        member.tells_age, rows = False, ()
+    member.ages = {row.function: row.age_s for row in rows}
 
 
 def _waiting(row: FunctionStatus, backlog: Mapping[str, int] | None) -> int:

@@ -12,6 +12,7 @@ from tests.config.fakes import HERE
 from tests.config.keys import DOC, SCHEMA, renewed, table
 
 TEXT = DOC.read_text()
+SOURCES = DOC.with_name("sources.md").read_text()
 BAD = Path(__file__).parent / "bad"
 
 
@@ -44,7 +45,7 @@ def test_every_option_of_an_adapter_of_ours_is_named(role):
     for kind, load in getattr(installed(), role).items():
         assert f"`{kind}`" in TEXT
         for name in load().Options.model_fields:
-            assert f"| `{name}` |" in TEXT, f"{kind}: {name}"
+            assert f"| `{name}` |" in TEXT + SOURCES, f"{kind}: {name}"
 
 
 def test_the_example_is_valid():

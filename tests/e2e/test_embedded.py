@@ -1,5 +1,6 @@
 """A fleet that needs no server: the dispatcher of our own, run by the controller as a process of its own."""
 
+import asyncio
 import os
 import signal
 
@@ -7,6 +8,7 @@ import pytest
 
 from fleetd.config import load
 from fleetd.control.embedded import Embedded, wanted
+from fleetd.sources.gearman import GearmanOptions, GearmanSource
 from tests import servers
 from tests.e2e.fleet import Fleet, fleet
 
@@ -65,3 +67,22 @@ def test_a_taken_port_is_one_clear_line(naps):
     assert refused.returncode == 1
     place = f"fleetd: embedded dispatcher at {naps.server.address}: "
     assert f"{place}something else listens there; choose another port" in refused.stderr
+
+
+async def test_the_age_of_the_oldest_job_is_told(naps):
+    """By the embedded dispatcher alone: gearmand knows no such thing, and is asked only once."""
+    naps.start()
+    naps.fleetd("drain", "local")
+    naps.submit(0.1)
+    source = GearmanSource("main", GearmanOptions(servers=[naps.server.address]), {"nap": "nap"})
+    await asyncio.sleep(1.1)
+    (reading,) = await source.read()
+    assert (reading.waiting, reading.running) == (1, 0)
+    assert reading.oldest_wait_s is not None
+    assert 1.0 < reading.oldest_wait_s < 30.0
+    await source.close()
+    with servers.gearmand() as other:
+        source = GearmanSource("main", GearmanOptions(servers=[other.address]), {"nap": "nap"})
+        for _ in range(2):
+            assert [r.oldest_wait_s for r in await source.read()] == [None]
+        await source.close()

@@ -195,7 +195,8 @@ def dispatcher(status: bytes, backlog: bytes) -> Behaviour:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Liar) -> None:
         while line := await reader.readline():
             told.heard += line
-            writer.write({b"status\n": status, b"prioritystatus\n": backlog}[line])
+            known = {b"status\n": status, b"prioritystatus\n": backlog}
+            writer.write(known.get(line, b"ERR UNKNOWN_COMMAND Unknown+server+command\r\n"))
             await writer.drain()
 
     return behave
