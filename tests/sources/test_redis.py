@@ -19,10 +19,10 @@ from redis.asyncio import Redis
 
 from fleetd.core.model import Reading
 from fleetd.core.ports import Source
-from fleetd.dispatchers import redis as line
 from fleetd.errors import SourceError, UsageError
 from fleetd.sources import redis as redis_source
 from fleetd.sources.redis import RedisOptions, RedisSource
+from fleetd.sources.redis import connection as line
 from tests import servers
 from tests.conformance.source import TIMEOUT_S, Rig, SourceConformance
 from tests.dispatchers.peers import Behaviour, Liar, liar, silent

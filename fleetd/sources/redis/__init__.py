@@ -22,8 +22,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from fleetd.core.model import Reading, Seconds
 from fleetd.core.ports import Nudge
 from fleetd.core.units import seconds
-from fleetd.dispatchers.redis import WILD, Command, RedisLine, check_url, text
 from fleetd.errors import FleetdError, SourceError, UnreachableError, UsageError
+from fleetd.sources.redis.connection import WILD, Command, RedisLine, check_url, text
 
 PEEK: Final = 100  # Celery's unacked messages come whole, so few are looked at
 COUNTED: Final = 1000  # entries of a stream come whole, too
