@@ -6,11 +6,16 @@ connection, so that no answer is ever taken for that of another command; the nex
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from fleetd.codecs import admin
-from fleetd.dispatchers.address import Address, dial
+from fleetd.dispatchers.address import Address
+from fleetd.dispatchers.credentials import Credentials, heed, read_credentials, refusal
+from fleetd.dispatchers.dial import dial
+from fleetd.dispatchers.faults import reason
 from fleetd.errors import ProtocolError, UnreachableError
 
 DEFAULT_TIMEOUT_S: Final = 2.0
@@ -18,11 +23,17 @@ Parsed = TypeVar("Parsed")
 
 
 class AdminConnection:
-    """Opened by the first command; use it from one event loop. `timeout_s` bounds a command, connecting included."""
+    """Opened by the first command; use it from one event loop. `timeout_s` bounds a command, connecting included.
 
-    def __init__(self, address: Address, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    `credentials`: those of the environment at each connecting, unless given.
+    """
+
+    def __init__(
+        self, address: Address, *, timeout_s: float = DEFAULT_TIMEOUT_S, credentials: Credentials | None = None
+    ) -> None:
         self.address = address
         self._timeout_s = timeout_s
+        self._credentials = credentials
         self._line: _AdminLine | None = None
         self._turn = asyncio.Lock()
 
@@ -79,19 +90,37 @@ class AdminConnection:
     async def _connect(self) -> "_AdminLine":
         if self._line is not None:
             self._line.drop()
-        self._line = await dial(self.address, lambda: _AdminLine(self.address), self._timeout_s)
-        return self._line
+        credentials = self._credentials or read_credentials()
+        hint = f"; {credentials.hint()}" if self.address.tls else ""
+        line = await dial(self.address, lambda: _AdminLine(self.address, hint), self._timeout_s, credentials)
+        self._line = line
+        if credentials.token:
+            (said,) = await self._exchange(line, _Token("token", block=False, token=credentials.token))
+            if said != "OK":
+                self._heed(line, said)
+        return line
+
+    def _heed(self, line: "_AdminLine", said: str) -> None:
+        try:
+            heed(self.address, said)
+        except UnreachableError:
+            line.drop()
+            raise
 
     async def _exchange(self, line: "_AdminLine", command: admin.Command) -> tuple[str, ...]:
-        answered = False
+        in_step = False
         try:
             lines = await line.exchange(command)
-            answered = True
+            if not command.block and (why := refusal(lines[0])):
+                raise UnreachableError(f"dispatcher {self.address}: {why}")
+            in_step = True
         except admin.CommandRefusedError as error:
-            answered = True
+            if why := refusal(str(error)):
+                raise UnreachableError(f"dispatcher {self.address}: {why}") from None
+            in_step = True
             raise admin.CommandRefusedError(f"dispatcher {self.address}: {error}") from None
         finally:
-            if not answered:
+            if not in_step:
                 line.drop()
         return lines
 
@@ -105,6 +134,16 @@ class AdminConnection:
             raise ProtocolError(f"dispatcher {self.address}: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Token(admin.Command):
+    """The command `token T`; what errors show of it is its name alone."""
+
+    token: str = field(default="", repr=False)
+
+    def encode(self) -> bytes:
+        return f"{self.text} {self.token}\n".encode()
+
+
 class _HungUpError(UnreachableError):
     """The peer closed the connection before the first byte of an answer."""
 
@@ -112,8 +151,9 @@ class _HungUpError(UnreachableError):
 class _AdminLine(asyncio.Protocol):
     """One connection's life, with at most one command under way."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, hint: str) -> None:
         self._address = address
+        self._hint = hint  # for as long as it has said nothing
         self._transport: asyncio.Transport | None = None
         self._closed = asyncio.get_running_loop().create_future()
         self._decoder: admin.AnswerDecoder | None = None
@@ -143,6 +183,7 @@ class _AdminLine(asyncio.Protocol):
             self.drop()  # nobody asked: these bytes would be taken for the next answer
             return
         self._begun = True
+        self._hint = ""
         try:
             lines = self._decoder.feed(data)
         except admin.CommandRefusedError as error:
@@ -154,8 +195,10 @@ class _AdminLine(asyncio.Protocol):
             if lines is not None:
                 answer.set_result(lines)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the loop's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
+        if isinstance(exc, ssl.SSLError):
+            self._hint = f": {reason(exc)}"
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._hung_up())
         if not self._closed.done():
@@ -175,4 +218,4 @@ class _AdminLine(asyncio.Protocol):
     def _hung_up(self) -> UnreachableError:
         if self._begun:
             return UnreachableError(f"dispatcher {self._address}: closed the connection in the middle of an answer")
-        return _HungUpError(f"dispatcher {self._address}: closed the connection instead of answering")
+        return _HungUpError(f"dispatcher {self._address}: closed the connection instead of answering{self._hint}")

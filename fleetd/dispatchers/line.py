@@ -17,6 +17,7 @@ from typing import Final
 
 from fleetd.codecs.gearman import DEFAULT_MAX_BYTES, Decoder, Kind, Packet
 from fleetd.dispatchers.address import Address
+from fleetd.dispatchers.faults import reason
 from fleetd.dispatchers.follow import Follower
 from fleetd.dispatchers.jobs import DEFAULT_MAX_PAYLOAD, ConnectionLostError, JobRefusedError, NotSentError
 from fleetd.errors import ProtocolError, UsageError
@@ -173,7 +174,7 @@ class Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self.lose(f"the connection broke: {exc}" if exc else "the dispatcher closed the connection")
+        self.lose(f"the connection broke: {reason(exc)}" if exc else "the dispatcher closed the connection")
         if not self._closed.done():
             self._closed.set_result(None)
 

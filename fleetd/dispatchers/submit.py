@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 
 from fleetd.codecs.gearman import Kind, Packet, encode
-from fleetd.dispatchers.address import Address, dial
+from fleetd.dispatchers.address import Address
+from fleetd.dispatchers.credentials import Credentials, heed, read_credentials, refusal
+from fleetd.dispatchers.dial import dial
 from fleetd.dispatchers.follow import Follower, Listeners
 from fleetd.dispatchers.jobs import ConnectionLostError, JobRefusedError, JobStatus, NotSentError, Submission
 from fleetd.dispatchers.line import Limits, Line, Request
@@ -101,11 +103,21 @@ class SubmitConnection:
         """End the connection; what is under way fails with ConnectionLostError. Safe twice."""
         await self._line.close()
 
-    async def greet(self) -> None:
-        """Ask for exception texts. Its answer also proves that a dispatcher is listening."""
+    async def greet(self, token: str = "") -> None:
+        """Show the token, then ask for exception texts. Its answer also proves that a dispatcher is listening.
+
+        Raises UnreachableError where the dispatcher wants a token, or another one.
+        """
+        if token:
+            try:
+                await self._ask_one(Kind.OPTION_RES, encode(Kind.OPTION_REQ, b"token:" + token.encode()))
+            except JobRefusedError as error:
+                heed(self.address, error.code)
         try:
             await self._ask_one(Kind.OPTION_RES, encode(Kind.OPTION_REQ, b"exceptions"))
-        except JobRefusedError:
+        except JobRefusedError as error:
+            if why := refusal(error.code):
+                raise UnreachableError(f"dispatcher {self.address}: {why}") from None
             return  # an old dispatcher; failures then come without their text
         self.exceptions = True
 
@@ -116,23 +128,26 @@ class SubmitConnection:
         return found
 
 
-async def connect(address: Address, limits: Limits | None = None) -> SubmitConnection:
-    """Connect and prove that a dispatcher answers, each within its limit; raises UnreachableError.
+async def connect(
+    address: Address, limits: Limits | None = None, credentials: Credentials | None = None
+) -> SubmitConnection:
+    """Connect and prove that a dispatcher answers, each within its limit; raises UnreachableError, UsageError.
 
-    The caller closes the connection.
+    `credentials`: those of the environment unless given. The caller closes the connection.
     """
-    limits = limits or Limits()
-    connection = SubmitConnection(await dial(address, lambda: Line(address, limits), limits.connect_s))
+    limits, credentials = limits or Limits(), credentials or read_credentials()
+    connection = SubmitConnection(await dial(address, lambda: Line(address, limits), limits.connect_s, credentials))
     greeted = False
     try:
         async with asyncio.timeout(limits.connect_s):
-            await connection.greet()
+            await connection.greet(credentials.token)
         greeted = True
     except TimeoutError:
         what = f"connected, but no dispatcher answered within {limits.connect_s:g} s"
         raise UnreachableError(f"dispatcher {address}: {what}") from None
-    except UnreachableError as error:
-        raise UnreachableError(f"{error}; is a Gearman dispatcher listening there?") from None
+    except (ConnectionLostError, NotSentError) as error:
+        hint = credentials.hint() if address.tls else "is a Gearman dispatcher listening there?"
+        raise UnreachableError(f"{error}; {hint}") from None
     finally:
         if not greeted:
             await connection.close()

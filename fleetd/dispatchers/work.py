@@ -8,19 +8,21 @@ RESET_ABILITIES: gearmand 1.1.20 re-queues the running jobs of a connection that
 It is a blocking socket on purpose: the kernel's own time-outs cost nothing per call, where a poll before each would.
 """
 
-import asyncio
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 from fleetd.codecs.gearman import Decoder, Kind, Packet, encode
-from fleetd.dispatchers.address import Address, tune
-from fleetd.errors import ProtocolError, UnreachableError
+from fleetd.dispatchers.address import Address
+from fleetd.dispatchers.credentials import Credentials, read_credentials
+from fleetd.dispatchers.dial import open_socket
+from fleetd.dispatchers.faults import reason
+from fleetd.errors import ProtocolError, UnreachableError, UsageError
 
 WAIT_S: Final = 0.02  # a dispatcher answers a GRAB at once; after this the slot looks at its other business
 SEND_S: Final = 10.0
@@ -110,7 +112,7 @@ class WorkConnection:
         """Return the packets that came, after `WAIT_S` at most; none where none is whole. Raises UnreachableError."""
         try:
             data = self._sock.recv(_CHUNK)
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             return []
         except OSError as error:
             raise self._broke(error) from None
@@ -130,7 +132,7 @@ class WorkConnection:
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
             while time.monotonic() < give_up_at:
-                with suppress(BlockingIOError):
+                with suppress(BlockingIOError, TimeoutError):
                     if not self._sock.recv(_CHUNK):
                         break
         self.release()
@@ -146,53 +148,51 @@ class WorkConnection:
         self._sock.close()
 
     def _broke(self, error: OSError) -> UnreachableError:
-        return UnreachableError(f"dispatcher {self.address}: {error.strerror or error}")
+        return UnreachableError(f"dispatcher {self.address}: {reason(error)}")
 
 
-async def dial(address: Address, connect_s: float) -> WorkConnection:
-    """Connect within `connect_s` seconds; raises UnreachableError."""
+class TlsConnection(WorkConnection):
+    """The same over TLS, where the kernel's time-outs are not those of a packet: the TLS layer has its own.
+
+    The base class reads whole TLS records, because its chunk is larger than the largest of them; what it should ever
+    leave behind in the TLS layer, where no event loop can see it, is read before it is waited for.
+    """
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, address: Address, sock: ssl.SSLSocket) -> None:
+        super().__init__(address, sock)
+        self._tls = sock
+        sock.settimeout(WAIT_S)
+
+    def send(self, data: bytes) -> None:
+        """Send everything; raises UnreachableError."""
+        left, give_up_at = memoryview(data), time.monotonic() + SEND_S
+        while left:
+            try:
+                left = left[self._tls.send(left) :]
+                give_up_at = time.monotonic() + SEND_S
+            except TimeoutError:  # tried again with the same bytes, as TLS demands
+                if time.monotonic() > give_up_at:
+                    raise UnreachableError(f"dispatcher {self.address}: took no bytes for {SEND_S:g} s") from None
+            except OSError as error:
+                raise self._broke(error) from None
+
+    def receive(self) -> list[Packet]:
+        """Return the packets that came, after `WAIT_S` at most; none where none is whole. Raises UnreachableError."""
+        packets = super().receive()
+        while self._tls.pending():
+            packets += super().receive()
+        return packets
+
+
+async def dial(address: Address, connect_s: float, credentials: Credentials | None = None) -> WorkConnection:
+    """Connect and prove the token, each within `connect_s` seconds; raises UnreachableError.
+
+    `credentials`: those of the environment unless given.
+    """
     try:
-        async with asyncio.timeout(connect_s):
-            return WorkConnection(address, await _connect(address))
-    except TimeoutError:
-        raise UnreachableError(f"dispatcher {address}: no connection within {connect_s:g} s") from None
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot spell
-        raise UnreachableError(f"dispatcher {address}: {getattr(error, 'strerror', None) or error}") from None
-
-
-async def _connect(address: Address) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    last: OSError = OSError("the name has no address")
-    for family, kind, protocol, _, where in await _resolve(address):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)  # noqa: FBT003
-            await loop.sock_connect(sock, where)
-        except OSError as error:
-            sock.close()
-            last = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            tune(sock)
-            return sock
-    raise last
-
-
-_Found = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
-
-
-async def _resolve(address: Address) -> _Found:
-    """Look the name up. Only a name costs a thread, and it ends with the lookup: a slot stays single-threaded."""
-    with suppress(socket.gaierror):
-        return _lookup(address, socket.AI_NUMERICHOST)
-    threads = ThreadPoolExecutor(1)
-    try:
-        return await asyncio.get_running_loop().run_in_executor(threads, _lookup, address, 0)
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _lookup(address: Address, flags: int) -> _Found:
-    return socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
+        sock = await open_socket(address, connect_s, credentials or read_credentials())
+    except UsageError as error:  # a certificate that was fine at the start: it may be so again
+        raise UnreachableError(f"dispatcher {address}: {error}") from None
+    return TlsConnection(address, sock) if isinstance(sock, ssl.SSLSocket) else WorkConnection(address, sock)

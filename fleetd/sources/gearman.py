@@ -39,7 +39,9 @@ class GearmanOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     servers: list[str] = Field(
-        default=[], max_length=MAX_SERVERS, description="the dispatchers, HOST:PORT each; without a port 4730"
+        default=[],
+        max_length=MAX_SERVERS,
+        description="the dispatchers, HOST:PORT or tls://HOST:PORT each; without a port 4730",
     )
     embedded: str = Field(
         default="",
@@ -67,9 +69,12 @@ class GearmanOptions(BaseModel):
             raise ValueError("give either servers, a list of HOST:PORT, or embedded")
         if self.embedded:
             try:
-                object.__setattr__(self, "servers", [str(parse_address(self.embedded))])
+                address = parse_address(self.embedded)
             except UsageError as error:
                 raise ValueError(f"embedded: {error}") from None
+            if address.tls:
+                raise ValueError("embedded: HOST:PORT without tls://; start `fleetd dispatcher` yourself to serve TLS")
+            object.__setattr__(self, "servers", [str(address)])
         return self
 
     @field_validator("servers")

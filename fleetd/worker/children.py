@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from fleetd.dispatchers.address import Address
+from fleetd.dispatchers.credentials import TOKEN_VARIABLE as DISPATCHER_TOKEN
+from fleetd.dispatchers.credentials import Credentials
 from fleetd.dispatchers.work import WorkConnection
+from fleetd.errors import UnreachableError
 from fleetd.worker.cell import Cell, Want, make_cell
 from fleetd.worker.control import Control, Message, pair
 from fleetd.worker.generation import CONTROL_FD
@@ -30,8 +33,8 @@ _STACK_BYTES: Final = 64 * 1024
 def spawn(app: Path, sock: socket.socket) -> int:
     """Start a fresh generation process with `sock` as its control socket, in a session of its own; returns its pid."""
     command = [sys.executable, "-m", "fleetd.worker.generation", "--app", str(app)]
-    # The app's code has no use for the join token, and programs that it starts even less.
-    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    # The app's code has no use for the tokens, and programs that it starts even less: a slot gets its own by message.
+    environment = {name: value for name, value in os.environ.items() if name not in (TOKEN_VARIABLE, DISPATCHER_TOKEN)}
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, sock.fileno(), CONTROL_FD),
@@ -118,10 +121,16 @@ class SlotProcess:
             self.drop(at)
 
     def answer(self, at: int, packet: bytes) -> None:
-        """Say the last word of a dead slot's job on its own connection, then close it. Blocks for a second at most."""
+        """Say the last word of a dead slot's job on its own connection, then close it. Blocks for a second at most.
+
+        Raises UnreachableError, over TLS always: the keys died with the slot.
+        """
         dup = self.dups.pop(at, None)
         if dup is None:
             return
+        if dup.address.tls:
+            dup.shut()
+            raise UnreachableError(f"dispatcher {dup.address}: over TLS only its own --attempts can end the job")
         link = WorkConnection(dup.address, dup.sock)
         link.send(packet)
         link.close()
@@ -149,11 +158,14 @@ class SlotProcess:
                 os.kill(self.pid, number)
 
 
-def make_slot(index: int, names: Sequence[str], attempts: Sequence[int], settings: str) -> SlotProcess:
+def make_slot(
+    index: int, names: Sequence[str], attempts: Sequence[int], settings: str, credentials: Credentials
+) -> SlotProcess:
     """Prepare a slot; its process is to get `theirs`, where the first message waits already."""
     ours, theirs = pair()
     cell = make_cell(len(names))
     stack_fd = os.memfd_create("fleetd-stack", os.MFD_CLOEXEC)
     first: dict[str, Any] = {"index": index, "parent": os.getpid(), "settings": settings}
+    first["credentials"] = asdict(credentials)
     ours.send(first, cell.fd, stack_fd)
     return SlotProcess(index, ours, cell, stack_fd, theirs, tuple(names), tuple(attempts))

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from fleetd.codecs.lease import JobCounts
+from fleetd.dispatchers.credentials import Credentials
 from fleetd.dispatchers.work import failure
 from fleetd.errors import UnreachableError
 from fleetd.worker import dead
@@ -36,9 +37,14 @@ class Crew:
     """All slots. `on_change` is called when something changed that others wait for: a fence, an end, a dead letter."""
 
     def __init__(
-        self, settings: Settings, on_change: Callable[[], None], on_failed: Callable[[str, str], None]
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        on_change: Callable[[], None],
+        on_failed: Callable[[str, str], None],
     ) -> None:
         self._settings = settings
+        self._credentials = credentials
         self._on_change = on_change
         self._attempts = Attempts()
         self._totals = Totals()
@@ -120,7 +126,8 @@ class Crew:
     def _start(self, index: int) -> None:
         if self._want is Want.STOP or index in self.slots or not self.nursery.ready:
             return
-        slot = make_slot(index, self.nursery.names, self.nursery.attempts, self.nursery.settings)
+        nursery = self.nursery
+        slot = make_slot(index, nursery.names, nursery.attempts, nursery.settings, self._credentials)
         slot.cell.want(self._number, self._want)
         self.slots[index] = slot
         if self.nursery.bring(slot):
@@ -229,7 +236,8 @@ class Crew:
                 reason = f"ran longer than its limit of {job.limit_s:g} s and {GRACE_S:g} s of grace; killed"
             fields: dict[str, Any] = {"function": function, "job": job.handle.decode(errors="replace")}
             event(logging.ERROR, "job crashed", **fields, attempt=f"{count} of {most}", reason=reason)
-            if count >= most:
+            # Over TLS the last word cannot be spoken, and the job may be given out again: one letter is enough.
+            if count == most or (count > most and not self._settings.servers[job.link].tls):
                 letter = dead.make_letter(
                     function,
                     (job.handle, job.unique),

@@ -10,6 +10,7 @@ import sys
 from typing import Any, Final
 
 LOG: Final = logging.getLogger("fleetd.worker")
+_DISPATCHERS: Final = logging.getLogger("fleetd.dispatchers")
 
 
 def event(level: int, text: str, /, **fields: object) -> None:
@@ -21,9 +22,10 @@ def set_up(log_format: str, **always: object) -> None:
     """Send events to stderr with `always` at the end of every line. May be called again, after a fork."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(always) if log_format == "json" else _Text(always))
-    LOG.handlers[:] = [handler]
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
+    for log in (LOG, _DISPATCHERS):
+        log.handlers[:] = [handler]
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 class _Text(logging.Formatter):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fleetd.dispatchers.address import parse_address
+from fleetd.dispatchers.credentials import read_credentials
 from fleetd.errors import FleetdError, UsageError
 from fleetd.worker.app import find_app
 from fleetd.worker.children import TOKEN_VARIABLE
@@ -32,6 +33,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = _settings(arguments)
         set_up(settings.log_format, pool=settings.pool)
+        credentials = read_credentials()
+        if any(server.tls for server in settings.servers):
+            credentials.context()  # what cannot be used is told at once
         controller = None
         if settings.controller:
             token = os.environ.get(TOKEN_VARIABLE, "")
@@ -47,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         )
 
         async def run() -> int:
-            return await Supervisor(settings, controller).run()
+            return await Supervisor(settings, controller, credentials).run()
 
         code = asyncio.run(run())
     except FleetdError as error:
@@ -62,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="fleetd worker", description="Run jobs from Gearman dispatchers.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("--server", action="append", required=True, metavar="HOST:PORT", help="a dispatcher; may be repeated")
+    add(
+        "--server",
+        action="append",
+        required=True,
+        metavar="HOST:PORT",
+        help="a dispatcher, tls://HOST:PORT where it speaks TLS; may be repeated",
+    )
     add(
         "--app", type=Path, required=True, metavar="PATH", help="a folder with pyproject.toml or jobs.py, or a .py file"
     )

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from fleetd.dispatchers.credentials import Credentials
 from fleetd.worker.cell import Cell
 from fleetd.worker.control import Control, Message
 from fleetd.worker.jobs import Job
@@ -69,12 +70,16 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
     """Be a slot until it is over; `first` is the supervisor's first message with the cell and the stack's file."""
     settings = load(first.body["settings"])
     index, parent = int(first.body["index"]), int(first.body["parent"])
+    credentials = Credentials(**first.body.pop("credentials"))
     cell_fd, stack_fd = first.fds
     with suppress(PermissionError):  # already the leader of a session, where it was started afresh
         os.setsid()
     control.send({"hello": os.getpid()})
     name_process(f"fleetd-slot-{index}")
     hold_signals()
+    # The first signal makes the C library look functions up, which takes some kilobytes of stack. Better now than on
+    # the small one that faulthandler brings, below which it would overwrite the heap.
+    signal.raise_signal(signal.SIGCONT)
     give_signals_to_forks()
     faulthandler.enable(stack_fd)
     faulthandler.register(DUMP_SIGNAL, stack_fd)
@@ -82,7 +87,8 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
     if not _wait_for_parent(parent):
         return 0
     name = "_".join(f"{os.uname().nodename}/{settings.pool}/{settings.digest[:12]}/{index}".split())
-    asyncio.run(Slot(settings, name, control, Cell(cell_fd, len(jobs)), jobs=jobs, parent=parent).run())
+    cell = Cell(cell_fd, len(jobs))
+    asyncio.run(Slot(settings, name, control, cell, jobs=jobs, parent=parent, credentials=credentials).run())
     atexit._run_exitfuncs()  # noqa: SLF001 - a fork ends by os._exit, which runs none of them
     return 0
 

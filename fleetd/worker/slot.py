@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from fleetd.codecs.gearman import Kind, Packet, encode
+from fleetd.dispatchers.credentials import Credentials, refusal
 from fleetd.dispatchers.work import WAIT_S, State, WorkConnection, dial, failure
 from fleetd.errors import UnreachableError
 from fleetd.worker.backoff import backoff_s
@@ -37,9 +38,18 @@ class Slot:
     """The life of one slot process, from its first connection to its last answer."""
 
     def __init__(
-        self, settings: Settings, name: str, control: Control, cell: Cell, *, jobs: Sequence[Job], parent: int
+        self,
+        settings: Settings,
+        name: str,
+        control: Control,
+        cell: Cell,
+        *,
+        jobs: Sequence[Job],
+        parent: int,
+        credentials: Credentials,
     ) -> None:
         self._settings = settings
+        self._credentials = credentials
         self._name = name
         self._control = control
         self._cell = cell
@@ -89,7 +99,7 @@ class Slot:
         address, failures = self._settings.servers[at], 0
         while True:
             try:
-                link = await dial(address, CONNECT_S)
+                link = await dial(address, CONNECT_S, self._credentials)
                 link.greet(self._name, (name.decode() for name in self._duties))
             except UnreachableError as error:
                 failures += 1
@@ -177,6 +187,8 @@ class Slot:
                 self._take()
             case Kind.ERROR:  # it answers nothing in particular: a late result of a job that was cancelled, mostly
                 code, text = (arg.decode(errors="backslashreplace") for arg in packet.args)
+                if why := refusal(code):
+                    raise UnreachableError(f"dispatcher {link.address}: {why}")
                 event(logging.WARNING, "dispatcher error", dispatcher=link.address, code=code, said=text)
             case _:
                 raise UnreachableError(f"dispatcher {link.address}: {packet.kind.name} was not asked for")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final, Literal
 
 from fleetd.codecs.lease import Lease, WorkerOrder
+from fleetd.dispatchers.credentials import Credentials
 from fleetd.errors import FleetdError
 from fleetd.worker.backoff import backoff_s
 from fleetd.worker.cell import Want
@@ -32,12 +33,12 @@ Keep = Callable[[Controller, Any], Coroutine[Any, Any, None]]
 class Supervisor:
     """One worker, from its start to its exit code. `changed` is set where the controller should hear of it at once."""
 
-    def __init__(self, settings: Settings, controller: Controller | None) -> None:
+    def __init__(self, settings: Settings, controller: Controller | None, credentials: Credentials) -> None:
         self.changed = asyncio.Event()
         self.order = 0
         self._settings = settings
         self._controller = controller
-        self._crew = Crew(settings, self._changed, self._failed)
+        self._crew = Crew(settings, credentials, self._changed, self._failed)
         self._fences: set[Fence] = set()
         self._stopping = False
         self._deadline: asyncio.TimerHandle | None = None

@@ -16,11 +16,13 @@ from fleetd.errors import UsageError
         ("jobs-1.example.org:1", "jobs-1.example.org", 1, "jobs-1.example.org:1"),
         ("[::1]:4731", "::1", 4731, "[::1]:4731"),
         ("[fe80::1%eth0]", "fe80::1%eth0", 4730, "[fe80::1%eth0]:4730"),
+        ("tls://jobs.example.org", "jobs.example.org", 4730, "tls://jobs.example.org:4730"),
+        ("tls://[::1]:4731", "::1", 4731, "tls://[::1]:4731"),
     ],
 )
 def test_an_address_is_read(text, host, port, spelled):
     address = parse_address(text)
-    assert address == Address(host, port)
+    assert address == Address(host, port, tls=text.startswith("tls://"))
     assert str(address) == spelled
     assert parse_address(spelled) == address
 
@@ -37,7 +39,11 @@ def test_an_address_is_read(text, host, port, spelled):
         ("host:65536", "the port must be 1 to 65535"),
         ("host:123456", "expected HOST, HOST:PORT"),
         ("ho st:1", "expected HOST, HOST:PORT"),
-        ("gearman://host:4730", "expected HOST, HOST:PORT"),
+        ("gearman://host:4730", "expected HOST, HOST:PORT or [IPV6]:PORT, with tls:// before it where TLS is spoken"),
+        ("tls://", "expected HOST, HOST:PORT"),
+        ("tls://tls://host", "expected HOST, HOST:PORT"),
+        ("TLS://host", "expected HOST, HOST:PORT"),
+        ("tls://fe80::1:4730", "put an IPv6 address in brackets"),
         ("::1", "put an IPv6 address in brackets, as in '[::1]:4730'"),
         ("fe80::1:4730", "put an IPv6 address in brackets"),
         ("[host]:4730", "expected HOST, HOST:PORT"),

@@ -15,7 +15,7 @@ from fleetd.worker.settings import Settings
 
 
 def test_settings_survive_their_journey() -> None:
-    settings = Settings((Address("::1", 4731), Address("h")), Path("/a"), 3, Path("/s"), job_limit_s=2.5)
+    settings = Settings((Address("::1", 4731, tls=True), Address("h")), Path("/a"), 3, Path("/s"), job_limit_s=2.5)
     assert settings_text.load(settings_text.dump(settings)) == settings
 
 

@@ -140,4 +140,6 @@ def test_slots_ignore_the_signals_of_the_worker(
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGQUIT, signal.SIGHUP):
                 os.kill(pid, number)
     assert client.end().args[1] == b"slept"
+    for at in range(20):
+        assert client.run("upper", b"%d" % at).args[1] == b"%d" % at
     assert "slot ended" not in worker.log
