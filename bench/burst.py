@@ -195,7 +195,7 @@ class Campaign:
         all workers are noted as well: a second run is excused for jobs that they had.
         """
         (one,) = wanted(load(self.home / "policy.yaml"), self.home / "state" / "burst")
-        pids = list(one.pids())
+        pids = one.pids()
         if not pids:
             return
         slots = self._slots()
@@ -204,7 +204,7 @@ class Campaign:
             kills.writelines(f"{pid}\n" for pid in slots | self._slots())
         self.dispatchers_killed += 1
         self.watch(
-            f"dispatcher {pids[0]}: killed, another answers", lambda: pids[0] not in set(one.pids()) and any(one.pids())
+            f"dispatcher {pids[0]}: killed, another answers", lambda: pids[0] not in (now := one.pids()) and bool(now)
         )
 
     def _slots(self) -> set[int]:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +32,18 @@ class Embedded:
     listen: str
     data: Path
 
-    def pids(self) -> Iterator[int]:
-        """Yield the processes that serve this folder; a fresh child of ours has no command line to be seen yet."""
-        yield from [pid for pid, data in _STARTED.items() if data == self.data]
+    def pids(self) -> list[int]:
+        """Return the processes that serve this folder; a fresh child of ours has no command line to be seen yet."""
+        found = [pid for pid, data in _STARTED.items() if data == self.data]
         mark = f"\0--data\0{self.data}\0".encode()
-        for entry in os.scandir("/proc"):
-            with suppress(OSError):
-                if entry.name.isdigit():
-                    line = Path(entry.path, "cmdline").read_bytes()
-                    if MODULE.encode() in line and mark in line:
-                        yield int(entry.name)
+        with os.scandir("/proc") as entries:
+            numbers = [entry.name for entry in entries if entry.name.isdigit()]
+        for number in numbers:
+            with suppress(OSError):  # it ended meanwhile, or is somebody else's
+                line = Path("/proc", number, "cmdline").read_bytes()
+                if MODULE.encode() in line and mark in line and int(number) not in found:
+                    found.append(int(number))
+        return found
 
     def start(self) -> None:
         """Start it, in a session of its own, its log beside its data."""
@@ -91,7 +93,7 @@ def wanted(policy: Policy, folder: Path) -> list[Embedded]:
 async def ensure(policy: Policy, folder: Path) -> None:
     """Start what does not run yet, and wait until each answers; raises FleetdError with the place of its log."""
     for one in wanted(policy, folder):
-        if not any(one.pids()):
+        if not one.pids():
             if await one.answers():
                 raise FleetdError(
                     f"embedded dispatcher at {one.listen}: something else listens there; choose another port"
@@ -101,7 +103,7 @@ async def ensure(policy: Policy, folder: Path) -> None:
             async with asyncio.timeout(START_S):
                 while not await one.answers():
                     _reap()
-                    if not any(one.pids()):
+                    if not one.pids():
                         raise FleetdError(
                             f"embedded dispatcher at {one.listen}: ended at once; its log: {one.data / 'log'}"
                         )
@@ -119,7 +121,7 @@ async def keep(policy: Callable[[], Policy], folder: Path, say: Callable[[str, s
         await asyncio.sleep(EVERY_S)
         _reap()
         try:
-            dead = [one for one in wanted(policy(), folder) if not any(one.pids())]
+            dead = [one for one in wanted(policy(), folder) if not one.pids()]
             if dead:
                 await ensure(policy(), folder)
                 say("dispatcher", f"embedded dispatcher at {', '.join(one.listen for one in dead)}: started again")
@@ -138,7 +140,7 @@ async def end(policy: Policy, folder: Path) -> None:
             os.kill(pid, signal.SIGTERM)
     with suppress(TimeoutError):
         async with asyncio.timeout(END_S):
-            while any(pid for one in wanted(policy, folder) for pid in one.pids()):
+            while any(one.pids() for one in wanted(policy, folder)):
                 _reap()
                 await asyncio.sleep(0.05)
 

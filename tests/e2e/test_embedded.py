@@ -34,9 +34,9 @@ def test_jobs_run_without_any_server_and_drain_ends_the_dispatcher_too(naps):
     naps.start("--drain")
     naps.submit(0.1, count=3)
     naps.until("3 jobs done", lambda: len(naps.naps()) == 3)
-    assert len(list(dispatcher(naps).pids())) == 1
+    assert len(dispatcher(naps).pids()) == 1
     assert naps.end(signal.SIGTERM) == 0
-    assert list(dispatcher(naps).pids()) == []
+    assert dispatcher(naps).pids() == []
 
 
 def test_the_dispatcher_outlives_the_controller_and_the_next_one_finds_it(naps):
@@ -45,7 +45,7 @@ def test_the_dispatcher_outlives_the_controller_and_the_next_one_finds_it(naps):
     assert naps.end(signal.SIGKILL) == -signal.SIGKILL
     naps.submit(0.1)
     naps.start()
-    assert list(dispatcher(naps).pids()) == [pid]
+    assert dispatcher(naps).pids() == [pid]
     naps.until("the job is done", lambda: len(naps.naps()) == 1)
 
 

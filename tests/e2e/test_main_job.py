@@ -18,6 +18,13 @@ def naps(tmp_path):
         yield made
 
 
+def woken(naps: Fleet, count: int, *flags: str) -> None:
+    """Start with so many nodes up, so that what follows does not hang on when scaling comes to it."""
+    naps.start(*flags)
+    assert naps.fleetd("wake", "local", "--count", str(count), "--for", "20s").returncode == 0
+    naps.until(f"{count} nodes are ready", lambda: len(naps.nodes("ready")) == count)
+
+
 def settled(naps: Fleet, jobs: int) -> None:
     naps.until(f"{jobs} jobs done", lambda: len(naps.naps()) >= jobs)
 
@@ -45,7 +52,7 @@ def test_controller_with_a_process_pool_stays_under_90_mb(naps):
 
 
 def test_ctrl_c_leaves_workers_alive_and_the_next_start_adopts_them(naps):
-    naps.start()
+    woken(naps, 2)
     naps.submit(6.0, count=2)
     naps.until("both jobs run", lambda: sum(node["busy"] for node in naps.status()["nodes"]) == 2)
     before = naps.nodes()
@@ -58,9 +65,8 @@ def test_ctrl_c_leaves_workers_alive_and_the_next_start_adopts_them(naps):
 
 
 def test_killed_controller_is_followed_by_one_that_neither_doubles_nor_leaks(naps):
-    naps.start()
+    woken(naps, 4)
     naps.submit(3.0, count=4)
-    naps.until("the nodes are there", lambda: len(naps.nodes("ready")) == 4)
     before = sorted(naps.nodes())
     assert naps.end(signal.SIGKILL) == -signal.SIGKILL
     naps.start()
@@ -72,8 +78,8 @@ def test_killed_controller_is_followed_by_one_that_neither_doubles_nor_leaks(nap
 
 
 def test_run_with_drain_finishes_the_running_jobs_and_ends_every_worker(naps):
-    naps.start("--drain")
-    naps.submit(2.0, count=3)
+    woken(naps, 3, "--drain")
+    naps.submit(4.0, count=3)
     naps.until("three jobs run", lambda: sum(node["busy"] for node in naps.status()["nodes"]) == 3)
     assert naps.end(signal.SIGTERM, limit_s=40) == 0
     assert len(naps.naps()) == 3
@@ -122,9 +128,7 @@ def test_hup_reloads_the_policy_and_an_invalid_one_changes_nothing(naps):
 
 
 def test_dispatcher_down_is_blind_and_holds_and_comes_back_by_itself(naps):
-    naps.start()
-    naps.submit(1.0, count=2)
-    naps.until("nodes are ready", lambda: len(naps.nodes("ready")) == 2)
+    woken(naps, 2)
     port = naps.server.port
     naps.server.kill()
     naps.until("the queue is blind", lambda: naps.status()["queues"]["nap"]["blind"] != "")
