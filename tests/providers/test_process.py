@@ -171,7 +171,10 @@ async def test_a_worker_is_a_session_leader_with_its_log_and_no_token_on_its_com
     (node,) = await launched(provider, order(dry, "1-1", 1))
     pid = pid_of(node)
     assert os.getsid(pid) == pid
-    line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    line = b""
+    while not line:  # a fresh child has no command line to be seen for a moment
+        await asyncio.sleep(0.01)
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
     assert b"-m\0fleetd.worker" in line
     assert os.getpriority(os.PRIO_PROCESS, pid) == 7
     assert b"0" * 64 not in line
