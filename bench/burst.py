@@ -332,7 +332,7 @@ def _under_fire(campaign: Campaign, jobs: int, milliseconds: int) -> float:
 def _every(seconds: float, over: threading.Event, act: Callable[[], None]) -> None:
     due = time.monotonic() + seconds
     while not over.wait(max(0.0, due - time.monotonic())):
-        due = max(due, time.monotonic()) + seconds
+        due += seconds  # not later for what the act took: every second is every second
         act()
 
 
