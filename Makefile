@@ -3,8 +3,9 @@
 PY := .venv/bin/python
 PHOTOS ?=
 DISPATCHER ?= embedded
+TRACES ?=
 
-.PHONY: help setup run check test bench lint types contracts fast docs lock clean
+.PHONY: help setup run check test bench bench-policy lint types contracts fast docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +42,11 @@ bench: setup ## measure the runtime, the dispatcher's connection and the burst; 
 	@scripts/need gearmand redis-server
 	@$(PY) -m pip install -q -r requirements-bench.lock
 	@$(PY) -m bench
+
+bench-policy: setup ## what decisions cost and how fast they are; TRACES=FOLDER of NAME.jobs.csv.gz and NAME.history.csv
+	@$(PY) -m pip install -q -r requirements-bench.lock
+	@$(PY) -m bench policy $(TRACES)
+	@$(PY) -m bench decisions
 
 docs: setup ## renew what the documents draw from the code: the life of a node, the commands, the policy's keys
 	@$(PY) -m scripts.moves

@@ -11,6 +11,8 @@ import sys
 KNOWN = {
     "runtimes": "no-op jobs a second, CPU and memory: fleetd beside Celery, RQ, dramatiq and Huey",
     "dispatcher": "the embedded dispatcher beside gearmand: submits, durability, memory, workers",
+    "policy": "what the decisions cost on given traces, beside peers and the clairvoyant bound (needs their folder)",
+    "decisions": "how fast decisions and simulations are",
     "burst": "thousands of jobs while workers, nodes and the controller are killed",
 }
 

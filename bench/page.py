@@ -24,9 +24,9 @@ work while they ran, so read the ratios: everything that is compared ran in turn
 """
 
 
-def renew(name: str, text: str, title: str = "") -> None:
-    """Replace the block's text. `title` is the heading of a block that is not there yet."""
-    page = PAGE.read_text("utf-8") if PAGE.exists() else _TITLE
+def renew(name: str, text: str, title: str = "", file: Path = PAGE, top: str = _TITLE) -> None:
+    """Replace the block's text. `title` is the heading of a block that is not there yet, `top` of a new page."""
+    page = file.read_text("utf-8") if file.exists() else top
     block = f"<!-- {name}:begin -->\n\n{text.strip()}\n\n<!-- {name}:end -->"
     found = re.search(rf"<!-- {re.escape(name)}:begin -->.*?<!-- {re.escape(name)}:end -->", page, re.DOTALL)
     if found:
@@ -34,9 +34,9 @@ def renew(name: str, text: str, title: str = "") -> None:
     else:
         heading = f"## {title}\n\n" if title else ""
         page = f"{page.rstrip()}\n\n{heading}{block}\n"
-    draft = PAGE.with_suffix(".new")
+    draft = file.with_suffix(".new")
     draft.write_text(page, "utf-8")
-    draft.replace(PAGE)
+    draft.replace(file)
 
 
 def machine(packages: Iterable[str]) -> str:

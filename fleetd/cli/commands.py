@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from fleetd.cli import more
+from fleetd.cli import more, simulate
 from fleetd.cli.asking import Fleet, Json, PolicyFile, ask, done, duration
 from fleetd.errors import FleetdError, PolicyError, UsageError
 
@@ -28,14 +28,19 @@ def run(
     drain: Annotated[bool, typer.Option("--drain", help="at Ctrl-C or TERM, drain and end every worker first")] = False,
     log_format: Annotated[str, typer.Option("--log-format", help="text or json")] = "text",
     live: Annotated[bool | None, typer.Option("--live/--no-live", help="the live view; default: on a terminal")] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="decide and record, touch nothing; may run beside the live controller")
+    ] = False,
 ) -> None:
     """Run the controller. Ctrl-C leaves the workers alive; the next start adopts them. SIGHUP reloads the policy."""
     from fleetd.cli.run import Options, run_controller
 
     if log_format not in ("text", "json"):
         raise UsageError(f"--log-format: must be text or json, not {log_format!r}")
+    if shadow and drain:
+        raise UsageError("--drain: a shadow ends no worker; leave it out")
     view = sys.stdout.isatty() if live is None else live
-    run_controller(policy, Options(drain=drain, live=view, json=log_format == "json"))
+    run_controller(policy, Options(drain=drain, live=view, json=log_format == "json", shadow=shadow))
 
 
 @app.command()
@@ -124,10 +129,20 @@ def status(
 def explain(
     name: Annotated[str | None, typer.Argument(metavar="POOL", help="a pool or an app; default: all")] = None,
     at: more.At = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="every term of the last decision: load, margin, forecast, fill order, limits")
+    ] = False,
     fleet: Fleet = None,
     as_json: Json = False,
 ) -> None:
     """Say why the fleet is as it is, or was: the decision on each app and pool, in a sentence with its numbers."""
+    if deep:
+        if at is not None:
+            raise UsageError("--at: --deep tells of the last decision; leave one of the two out")
+        terms = more.explained_deeply(name, fleet)
+        lines = [f"{about}: {text}" for about, texts in terms.items() for text in texts]
+        print(json.dumps(terms) if as_json else "\n".join(lines))
+        return
     why = more.explained(name, at, fleet)
     print(json.dumps(why) if as_json else "\n".join(f"{about}: {text}" for about, text in why.items()))
 
@@ -168,6 +183,7 @@ def drain(
 
 
 app.add_typer(more.app)
+app.add_typer(simulate.app)
 
 
 FIRST_APP: Final = '''"""A first app: jobs are functions from bytes to bytes."""

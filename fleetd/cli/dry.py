@@ -9,25 +9,15 @@ from typing import Any
 
 from fleetd.cli.remote import state_folder
 from fleetd.config import load
+from fleetd.config.schedule import Schedules, month
 from fleetd.control.loop import LAUNCH_TIMEOUT_S
 from fleetd.control.outlook import Outlook
-from fleetd.control.schedule import floors, month
+from fleetd.control.shadow import line
 from fleetd.control.watch import TIMEOUT_S
 from fleetd.control.wiring import Home, make_adapters
 from fleetd.core.decide import decide, resume
 from fleetd.core.memory import Memory, PoolMemory, Wake
-from fleetd.core.model import (
-    Drain,
-    Intent,
-    Launch,
-    Launched,
-    Observation,
-    Order,
-    Plan,
-    Policy,
-    Stop,
-    Undrain,
-)
+from fleetd.core.model import Launched, Observation, Order, Plan, Policy
 from fleetd.errors import UsageError
 from fleetd.store.sqlite import Entry, Store
 from fleetd.web.serve import bind
@@ -36,12 +26,13 @@ from fleetd.web.serve import bind
 def dry_plan(path: Path) -> dict[str, Any]:
     """Return what a controller would do now: `intents` as lines and `why` by app and pool."""
     policy = load(path)
-    memory, instance = _remembered(policy)
+    memory, instance = remembered(policy)
     plan = asyncio.run(_decide(policy, memory, instance))
-    return {"fleet": policy.fleet, "intents": [_line(intent) for intent in plan.intents], "why": dict(plan.sentences)}
+    return {"fleet": policy.fleet, "intents": [line(intent) for intent in plan.intents], "why": dict(plan.sentences)}
 
 
-def _remembered(policy: Policy) -> tuple[Memory, str]:
+def remembered(policy: Policy) -> tuple[Memory, str]:
+    """Return a fleet's memory and its controller's name among those of fleets of the same name; reads only."""
     folder = state_folder(policy.fleet)
     if not (folder / "fleet.db").exists():
         return Memory(), "none"
@@ -67,7 +58,7 @@ async def _decide(policy: Policy, memory: Memory, instance: str) -> Plan:
         month=month(policy, now),
         readings=readings,
         worlds=worlds,
-        floors=floors(policy, now, {}),
+        floors=Schedules(policy).floors(now, {}),
     )
     return decide(observation, policy, resume(memory, now))[0]
 
@@ -131,15 +122,3 @@ def _url(policy: Policy, store: Store) -> str:
 
 def _join(policy: Policy, store: Store) -> str:
     return policy.controller.join or store.meta("join", secrets.token_hex(32)) or ""
-
-
-def _line(intent: Intent) -> str:
-    match intent:
-        case Launch(order, reason):
-            return f"launch {order.count} in {order.pool} for {order.app}: {reason}"
-        case Drain(_, node, _, reason):
-            return f"drain {node}: {reason}"
-        case Undrain(_, node, reason):
-            return f"un-drain {node}: {reason}"
-        case Stop(_, nodes, _, reason):
-            return f"stop {', '.join(nodes)}: {reason}"

@@ -197,6 +197,23 @@ def explained(name: str | None, at: str | None, fleet: str | None) -> dict[str, 
     return chosen
 
 
+def explained_deeply(name: str | None, fleet: str | None) -> dict[str, list[str]]:
+    """Return the terms of the last decision, a list of lines for each queue, app and pool, or for what has a name."""
+    terms: dict[str, list[str]] = {}
+    for line in ask("GET", "/v1/explain?deep=1", fleet)["deep"]:
+        about, _, text = line.partition(": ")
+        terms.setdefault(about, []).append(text)
+    if name is None:
+        return terms
+    chosen = {about: lines for about, lines in terms.items() if name in about.split()[1::2]}
+    if not chosen:
+        known = sorted({word for about in terms for word in about.split()[1::2]})
+        raise UsageError(
+            f"explain: no queue, app or pool {name!r}{nearest(name, known)}; there are: {', '.join(known)}"
+        )
+    return chosen
+
+
 def moment(text: str) -> float:
     """Read a time as people write it, as seconds since 1970."""
     now = datetime.now().astimezone()

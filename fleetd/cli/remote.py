@@ -29,11 +29,11 @@ def state_folder(fleet: str) -> Path:
     return Settings().state / fleet
 
 
-def announce(folder: Path, url: str, token: str) -> None:
-    """Leave word where this controller is; readable by its user alone."""
+def announce(folder: Path, url: str, token: str, *, shadow: bool = False) -> None:
+    """Leave word where this controller is; readable by its user alone. A shadow is found only by its name."""
     handle = os.open(folder / f"{FILE}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
-        json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
+        json.dump({"url": url, "token": token, "pid": os.getpid(), "shadow": shadow}, file)
     (folder / f"{FILE}.new").rename(folder / FILE)
 
 
@@ -43,6 +43,8 @@ def _where(fleet: str | None) -> tuple[str, str]:
         return settings.url, settings.token
     found = sorted(settings.state.glob(f"{fleet or '*'}/{FILE}"))
     alive = [path for path in found if _alive(path)]
+    if fleet is None and len(alive) > 1:
+        alive = [path for path in alive if not json.loads(path.read_text()).get("shadow")] or alive
     if not alive:
         hint = f"no controller of fleet {fleet!r}" if fleet else "no controller"
         raise UnreachableError(f"{hint} runs here (looked in {settings.state}); start `fleetd run`, or set FLEETD_URL")

@@ -1,4 +1,8 @@
-"""`fleetd run`: the controller, its API and its live view in one event loop; signals; the orderly end."""
+"""`fleetd run`: the controller, its API and its live view in one event loop; signals; the orderly end.
+
+With `--shadow` it is one that touches nothing (control/shadow.py): it has a state folder and an address of its own,
+starts no dispatcher, alerts nobody, and leaves the workers alone.
+"""
 
 import asyncio
 import os
@@ -7,21 +11,24 @@ import signal
 import sys
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socket
 from typing import Final
 
 import structlog
 
-from fleetd.cli.remote import announce, state_folder
+from fleetd.cli.dry import remembered
+from fleetd.cli.remote import announce, call, state_folder
 from fleetd.config import diff, load
 from fleetd.control.alerts import Alerts
 from fleetd.control.embedded import end, ensure, keep
 from fleetd.control.loop import Controller, Say
+from fleetd.control.outlook import Adapters
+from fleetd.control.shadow import Glimpse, Shadow, load_glimpse
 from fleetd.control.status import status
 from fleetd.control.wiring import Home, make_adapters
-from fleetd.core.model import DrainAllCommand, Policy
+from fleetd.core.model import AlertsPolicy, ControllerPolicy, DrainAllCommand, Policy
 from fleetd.errors import FleetdError
 from fleetd.store.sqlite import Store
 from fleetd.web.api import make_app
@@ -39,12 +46,13 @@ class Options:
     drain: bool
     live: bool
     json: bool
+    shadow: bool = False
 
 
 def run_controller(path: Path, options: Options) -> None:
     """Run until ended by a signal."""
-    policy = load(path)
-    store = Store(state_folder(policy.fleet))
+    policy = _taken(load(path), options)
+    store = Store(state_folder(f"{policy.fleet}-shadow" if options.shadow else policy.fleet))
     try:
         asyncio.run(_run(path, policy, store, options))
     finally:
@@ -58,20 +66,20 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
     listener = _listen(policy, store)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    home = Home(store.folder, store.meta("instance", secrets.token_hex(8)) or "", url, join)
-    controller = Controller(policy, store, lambda wanted: make_adapters(wanted, home), log)
+    controller = _shadow(policy, store, log) if options.shadow else _live(policy, store, url, join, log)
     server = make_server(make_app(controller, join, token))
-    announce(store.folder, url, token)
-    log("start", f"fleet {policy.fleet}, epoch {controller.memory.epoch}, {url}, state in {store.folder}")
-    await ensure(policy, store.folder)
+    announce(store.folder, url, token, shadow=options.shadow)
+    whose = "shadow of fleet" if options.shadow else "fleet"
+    log("start", f"{whose} {policy.fleet}, epoch {controller.memory.epoch}, {url}, state in {store.folder}")
+    if not options.shadow:
+        await ensure(policy, store.folder)
     life = asyncio.create_task(controller.run())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    alerts = Alerts(lambda: controller.policy.alerts, log).run(lambda: status(controller, 0))
-    others = [
-        serving,
-        asyncio.create_task(alerts),
-        asyncio.create_task(keep(lambda: controller.policy, store.folder, log)),
-    ]
+    others = [serving]
+    if not options.shadow:
+        alerts = Alerts(lambda: controller.policy.alerts, log).run(lambda: status(controller, 0))
+        kept = keep(lambda: controller.policy, store.folder, log)
+        others += [asyncio.create_task(alerts), asyncio.create_task(kept)]
     _on_signals(controller, life, path, options, log)
     if options.live:
         others.append(asyncio.create_task(_view(controller)))
@@ -85,12 +93,42 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
             task.cancel()
         await asyncio.wait([life, *others], timeout=5.0)
         (store.folder / "controller.json").unlink(missing_ok=True)
+    if options.shadow:
+        log("end", "nothing was touched")
+        return _raise(life)
     left = len(controller.memory.nodes)
     if controller.memory.ending and not left:
         await end(controller.policy, store.folder)
     log("end", f"{left} nodes live on; the next start adopts them" if left else "no node is left")
+    return _raise(life)
+
+
+def _raise(life: asyncio.Task[None]) -> None:
     if not life.cancelled() and (error := life.exception()):
         raise error
+
+
+def _taken(policy: Policy, options: Options) -> Policy:
+    """Return the policy as this controller takes it: a shadow leaves the live controller's address and alerts to it."""
+    return replace(policy, controller=ControllerPolicy(), alerts=AlertsPolicy()) if options.shadow else policy
+
+
+def _live(policy: Policy, store: Store, url: str, join: str, log: Say) -> Controller:
+    home = Home(store.folder, store.meta("instance", secrets.token_hex(8)) or "", url, join)
+    return Controller(policy, store, lambda wanted: make_adapters(wanted, home), log)
+
+
+def _shadow(policy: Policy, store: Store, log: Say) -> Controller:
+    """Return a controller that looks at the live one's fleet, by the live one's name among the nodes."""
+
+    def make(wanted: Policy) -> Adapters:
+        home = Home(state_folder(wanted.fleet), remembered(wanted)[1], "http://127.0.0.1:0", "none")
+        return make_adapters(wanted, home)
+
+    async def ask() -> Glimpse:
+        return load_glimpse(await asyncio.to_thread(call, "GET", "/v1/glimpse", policy.fleet))
+
+    return Shadow(policy, store, make, log, ask)
 
 
 def _listen(policy: Policy, store: Store) -> socket:
@@ -135,7 +173,7 @@ def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, op
         life.cancel()
 
     def hang_up() -> None:
-        task = asyncio.create_task(_reload(controller, path, log))
+        task = asyncio.create_task(_reload(controller, path, options, log))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -144,10 +182,10 @@ def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, op
     loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
-async def _reload(controller: Controller, path: Path, log: Say) -> None:
+async def _reload(controller: Controller, path: Path, options: Options, log: Say) -> None:
     """Take the policy anew and print the difference; an invalid file changes nothing."""
     try:
-        policy = await asyncio.to_thread(load, path)
+        policy = _taken(await asyncio.to_thread(load, path), options)
     except FleetdError as error:
         for line in str(error).splitlines():
             log("reload", f"{line} (the old policy stays)")

@@ -75,6 +75,7 @@ def build(parts: Parts) -> Policy:
         budget=budget,
         limits=LimitsPolicy(top.limits.launches, top.limits.stops),
         stability=top.stability,
+        safe=top.safe,
         controller=_controller(top.controller),
         alerts=AlertsPolicy() if top.alerts is None else _alerts(top.alerts),
     )

@@ -39,13 +39,19 @@ ShapeT = TypeVar("ShapeT", bound=Shape)
 _SECTIONS: Final = ("sources", "apps", "queues", "pools", "schedules")
 
 
-def load(path: FilePath | str, *, adapters: Adapters | None = None, environ: Mapping[str, str] | None = None) -> Policy:
-    """Read a policy file. Raises PolicyError with every problem."""
+def load(
+    path: FilePath | str,
+    *,
+    adapters: Adapters | None = None,
+    environ: Mapping[str, str] | None = None,
+    code: bool = True,
+) -> Policy:
+    """Read a policy file. Raises PolicyError with every problem. Without `code`, the apps' folders may be missing."""
     path = FilePath(path)
     findings = Findings(str(path))
     text = _read(path, findings)
     findings.check()
-    return load_text(text, str(path), path.parent, adapters=adapters, environ=environ)
+    return load_text(text, str(path), path.parent, adapters=adapters, environ=environ, code=code)
 
 
 def load_text(
@@ -55,6 +61,7 @@ def load_text(
     *,
     adapters: Adapters | None = None,
     environ: Mapping[str, str] | None = None,
+    code: bool = True,
 ) -> Policy:
     """Read a policy's text as `load` does; `file_name` is what problems call it. Raises PolicyError."""
     findings = Findings(file_name)
@@ -62,7 +69,7 @@ def load_text(
     if root is None or not _is_our_version(root, findings):
         findings.check()
     assert root is not None
-    around = Surroundings(FilePath(base_dir), os.environ if environ is None else environ)
+    around = Surroundings(FilePath(base_dir), os.environ if environ is None else environ, code)
     reader = _Reader(root, around, installed() if adapters is None else adapters, findings)
     parts = reader.parts()
     check(root, Valid(parts.pools, parts.schedules), findings)

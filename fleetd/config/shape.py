@@ -28,7 +28,7 @@ from fleetd.config.scalars import (
     is_loopback,
     split_listen,
 )
-from fleetd.core.model import AlertsPolicy, BudgetPolicy, ControllerPolicy, Objective, OnBlind, PoolPolicy
+from fleetd.core.model import AlertsPolicy, BudgetPolicy, ControllerPolicy, Objective, OnBlind, Policy, PoolPolicy
 
 VERSION: Final = 1
 MAX_SLOTS: Final = 4096
@@ -69,7 +69,7 @@ class ReleaseShape(Shape):
     def _is_there(cls, path: str, info: ValidationInfo) -> str:
         assert info.context is not None, "a policy is validated with its surroundings"
         full = os.path.abspath(Path(info.context["base_dir"]) / path)  # noqa: PTH100 - links stay as they are
-        if not os.path.isdir(full):  # noqa: PTH112 - Path.is_dir raises on names that are too long
+        if info.context.get("code", True) and not os.path.isdir(full):  # noqa: PTH112 - Path.is_dir raises on names that are too long
             raise ValueError(f"no folder {quoted(path)} beside the policy file")
         return full
 
@@ -226,8 +226,14 @@ class SettingsShape(Shape):
     currency: Currency = Field(default="EUR", description="The currency of all prices and budgets, for display.")
     budget: BudgetShape | None = Field(default=None, description="A hard limit on money, spent and committed.")
     limits: LimitsShape = Field(default=LimitsShape(), description="How fast the fleet may change.")
-    stability: Literal["calm", "thrifty"] = Field(
-        default="calm", description="calm keeps idle nodes a while for the next rush; thrifty lets them go soon."
+    stability: Literal["calm", "thrifty", "bounded"] = Field(
+        default="calm",
+        description="calm keeps idle nodes a while for the next rush; thrifty lets them go soon; bounded never boots "
+        "ahead, and lets a node go once it has been idle for as long as its boot.",
+    )
+    safe: bool = Field(
+        default=Policy("", {}, {}, {}, {}).safe,
+        description="true: late jobs are to be rare; a tenth of what the objectives allow is aimed at.",
     )
     controller: ControllerShape = Field(default=ControllerShape(), description="Where workers reach the controller.")
     alerts: AlertsShape | None = Field(default=None, description="Whom to tell of what an operator must hear.")

@@ -24,10 +24,11 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a policy file may refer to: the folder it stands in and the environment."""
+    """What a policy file may refer to: the folder it stands in and the environment. `code`: the apps must be there."""
 
     base_dir: FilePath
     environ: Mapping[str, str]
+    code: bool = True
 
 
 class _SecretError(Exception):
@@ -40,7 +41,7 @@ def validate(model: type[ModelT], tree: Tree, path: Path, around: Surroundings, 
         return None
     data = _data(tree, [model], path, around, findings)
     try:
-        return model.model_validate(data, context={"base_dir": around.base_dir})
+        return model.model_validate(data, context={"base_dir": around.base_dir, "code": around.code})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     _report(model, tree, path, details, findings)

@@ -5,6 +5,7 @@ order; counts of jobs are handed to the tick once, whatever is sent twice. Times
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -115,7 +116,7 @@ class LeaseBook:
                     running.setdefault(queue, []).extend(ages)
         for queue in running.keys() | work.keys():
             done = work.get(queue, Work())
-            work[queue] = Work(done.started, done.done, done.failed, done.service_s, tuple(running.get(queue, ())))
+            work[queue] = replace(done, running_s=tuple(running.get(queue, ())))
         return work
 
     def give_back(self, work: Mapping[str, Work]) -> None:
@@ -164,14 +165,29 @@ class LeaseBook:
                 max(0, counts.done - old.done),
                 max(0, counts.failed - old.failed),
                 max(0.0, counts.service_s - old.service_s),
+                ended=_news(counts.buckets, old.buckets),
             )
             self._add(queue, new)
 
     def _add(self, queue: str, new: Work) -> None:
         sum_ = self._work.get(queue, Work())
         self._work[queue] = Work(
-            sum_.started + new.started, sum_.done + new.done, sum_.failed + new.failed, sum_.service_s + new.service_s
+            sum_.started + new.started,
+            sum_.done + new.done,
+            sum_.failed + new.failed,
+            sum_.service_s + new.service_s,
+            ended=dict(Counter(sum_.ended) + Counter(new.ended)),
         )
+
+
+def _news(buckets: Mapping[str, int], before: Mapping[str, int]) -> dict[int, int]:
+    """Return what was added to each bucket; jobs of less than a millisecond share the lowest."""
+    added: dict[int, int] = {}
+    for name, count in buckets.items():
+        if (more := count - before.get(name, 0)) > 0:
+            bucket = max(0, int(name))
+            added[bucket] = added.get(bucket, 0) + more
+    return added
 
 
 def _renew(entry: Entry, order: WorkerOrder) -> None:

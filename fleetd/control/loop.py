@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from fleetd.codecs.lease import Lease, LeaseAnswer
+from fleetd.config.schedule import Schedules, month
+from fleetd.control.history import Recorder
 from fleetd.control.leases import TTL_S, LeaseBook
 from fleetd.control.outlook import CLOSE_TIMEOUT_S, Adapters, Outlook
-from fleetd.control.schedule import floors, month
 from fleetd.control.watch import TIMEOUT_S, one_line
 from fleetd.core.decide import decide, resume
-from fleetd.core.learn import boot_estimate
+from fleetd.core.learn import leads
 from fleetd.core.memory import Memory
 from fleetd.core.model import (
     Command,
@@ -66,7 +67,7 @@ class Controller:
         if before.epoch and not before.now:
             say("error", "the memory cannot be read, another version wrote it: the nodes are adopted as strays")
         self._base_s = max(time.time(), before.now) - time.monotonic()
-        self.policy = policy
+        self.policy, self._schedules = policy, Schedules(policy)
         self.memory = self._without_strangers(resume(before, self.clock()))
         self._saved_at = self._said_at = 0.0
         self._nudged = asyncio.Event()
@@ -74,8 +75,10 @@ class Controller:
         self.leases.adopt(self.memory.nodes)
         self.plan = Plan()
         self.observation = Observation(now=self.memory.now)
+        self.basis = (self.observation, self.policy, self.memory)  # what the plan was made of
         self.started_at = self.clock()
         self.ticked = asyncio.Event()
+        self._recorder = Recorder()
         self._outcomes: list[Outcome] = []
         self._commands: list[Command] = self._outdated()
         self._acts: set[asyncio.Task[None]] = set()
@@ -172,6 +175,7 @@ class Controller:
             before, self._outlook = self._outlook, Outlook(self._make(policy), self.clock, self.nudge)
             self._outlook.start()
             self.policy = self.leases.policy = policy
+            self._schedules = Schedules(policy)
             back = self._dropped & (policy.pools.keys() - kept.keys())
             pools = {
                 name: replace(pool, drained_until=0.0) if name in back else pool
@@ -210,7 +214,7 @@ class Controller:
         async with self._turn:
             self._nudged.clear()
             self.observation = self.observe()
-            plan, memory = decide(self.observation, self.policy, self.memory)
+            plan, memory = self.decide()
             entries = [Entry("event", event) for event in plan.events]
             if plan.intents or memory.now - self._said_at >= SAY_S:
                 self._said_at = memory.now
@@ -222,6 +226,7 @@ class Controller:
             except FleetdError:
                 self.leases.give_back(self.observation.work)
                 raise
+            self.basis = (self.observation, self.policy, self.memory)
             self.plan, self.memory = plan, memory
             del self._outcomes[: len(self.observation.outcomes)]
             del self._commands[: len(self.observation.commands)]
@@ -230,8 +235,15 @@ class Controller:
             for intent in plan.intents:
                 self._carry_out(intent)
             self.leases.forget(memory.nodes)
+            row = self._recorder.note(self.observation, self.policy, memory)
         self.ticked.set()
         self.ticked = asyncio.Event()
+        if row:
+            await self.on_disk(self.store.add_history, row)
+
+    def decide(self) -> tuple[Plan, Memory]:
+        """Return what to do about the observation, and what to remember. A shadow decides what it would do."""
+        return decide(self.observation, self.policy, self.memory)
 
     async def on_disk(self, write: Callable[..., T], *values: Any, **named: Any) -> T:
         """Write to the store in the thread that does so, one write after the other."""
@@ -240,11 +252,6 @@ class Controller:
     def observe(self) -> Observation:
         """Gather the latest word of everybody; waits for nobody."""
         wall_s = time.time()
-        lead_s = {
-            app: max((boot_estimate(self.memory.pools[name]) for name, pool in self.policy.pools.items()
-                      if app in pool.apps and name in self.memory.pools), default=0.0)
-            for app in self.policy.apps
-        }  # fmt: skip
         return Observation(
             now=self.clock(),
             month=month(self.policy, wall_s),
@@ -252,7 +259,7 @@ class Controller:
             worlds=self._outlook.worlds(),
             leases=self.leases.views(),
             work=self.leases.take_work(),
-            floors=floors(self.policy, wall_s, lead_s),
+            floors=self._schedules.floors(wall_s, leads(self.policy, self.memory)),
             outcomes=tuple(self._outcomes),
             commands=tuple(self._commands),
             lease_ttl_s=TTL_S,

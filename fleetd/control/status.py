@@ -4,8 +4,7 @@ from typing import Any
 
 from fleetd import __version__
 from fleetd.control.loop import Controller
-from fleetd.core.demand import mean_service
-from fleetd.core.learn import boot_estimate
+from fleetd.core.learn import boot_estimate, mean_service
 from fleetd.core.lifecycle import COMING
 from fleetd.core.memory import Memory, Node
 from fleetd.core.model import Phase, Plan, Policy, Seconds
@@ -51,9 +50,9 @@ def _queue(policy: Policy, memory: Memory, name: str, now: Seconds) -> dict[str,
         "app": rule.app,
         "waiting": queue.waiting if read else None,
         "running": queue.running if read else None,
-        "rate": queue.rate,
+        "rate": queue.rate.per_s,
         "service_s": mean_service(queue, rule),
-        "service_measured": queue.service_n >= 1.0,
+        "service_measured": queue.life.jobs >= 1.0,
         "need": queue.need,
         "objective_s": rule.objective.wait_s,
         "blind": queue.why_blind if queue.blind_at is not None else "",
@@ -99,7 +98,7 @@ def _node(node: Node, now: Seconds) -> dict[str, Any]:
         "age_s": round(now - node.launched_at, 1),
         "slots": node.slots,
         "busy": node.busy,
-        "idle_s": round(node.idle_s, 1),
+        "idle_s": round(now - node.idle_at, 1) if node.idle_at is not None else 0.0,
         "lease_s": round(now - node.heard_at, 1) if node.heard_at is not None else None,
         "digest": node.digest,
         "reason": node.reason,

@@ -5,6 +5,7 @@ its drain, and the rest of its minimum billing. Spending plus commitments never 
 ours: no launch that could, and when time itself brings the sum there, nodes are drained, the dearest first.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from math import floor, inf
 from typing import Final
@@ -47,11 +48,14 @@ def accrue(draft: Draft, observation: Observation, policy: Policy) -> Spend:
     if spend.at is None:
         return Spend(at=draft.now, month=observation.month)
     elapsed_h = max(0.0, draft.now - spend.at) / HOUR_S
-    rate = sum(price(policy.pools[n.pool], observation) for n in draft.nodes.values() if n.pool in policy.pools)
+    held = Counter(node.pool for node in draft.nodes.values())
+    rate = sum(nodes * price(policy.pools[pool], observation) for pool, nodes in held.items() if pool in policy.pools)
     cost, minute = rate * elapsed_h, floor(draft.now / 60.0)
-    minutes = dict(spend.minutes)
-    minutes[minute] = minutes.get(minute, 0.0) + cost
-    kept = tuple((at, money) for at, money in sorted(minutes.items()) if at >= minute - 60 and money)
+    kept = spend.minutes
+    if kept and kept[-1][0] == minute:
+        kept = (*kept[:-1], (minute, kept[-1][1] + cost))
+    elif cost:
+        kept = (*(past for past in kept if past[0] >= minute - 60), (minute, cost))
     same = spend.month == observation.month
     return Spend(draft.now, kept, observation.month, (spend.month_total if same else 0.0) + cost)
 
@@ -78,6 +82,8 @@ def commitment(pool: PoolPolicy, memory: PoolMemory, policy: Policy, node: Node 
 
 def room(draft: Draft, observation: Observation, policy: Policy, spend: Spend) -> Room:
     """Return what is left after everything spent and committed; negative where time has brought it over."""
+    if policy.budget.hour is None and policy.budget.month is None:
+        return Room(None, None)
     committed = 0.0
     for node in draft.nodes.values():
         committed += cost_of(draft, observation, policy, node) if node.pool in policy.pools else 0.0

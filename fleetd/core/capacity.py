@@ -1,13 +1,93 @@
 """The plan under the pen, and the counting of what is there: capacity, what is owed, what counts against a limit."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fleetd.core import budget, lifecycle
 from fleetd.core.budget import Room
 from fleetd.core.memory import Node
-from fleetd.core.model import Intent, Observation, Policy, PoolPolicy
+from fleetd.core.model import Intent, Observation, Phase, Policy, PoolPolicy, Seconds
 from fleetd.core.track import Draft
+
+
+@dataclass(slots=True)
+class Group:
+    """The nodes of one app in one pool that are capacity, now or soon: booting counts, draining and lost do not."""
+
+    slots: int = 0  # all of them, those that orders still owe included
+    up: int = 0  # slots of nodes that are ready
+    nodes: int = 0
+    ready: list[Node] = field(default_factory=list)
+    coming: list[tuple[Seconds, int]] = field(default_factory=list)  # (ordered at, slots)
+    draining: list[Node] = field(default_factory=list)  # none of the above: they may be given back
+
+
+@dataclass(slots=True)
+class Census:
+    """Everything counted once a tick; what the tick itself decides is added as it is decided."""
+
+    groups: dict[tuple[str, str], Group] = field(default_factory=lambda: defaultdict(Group))  # by pool and app
+    phases: dict[str, Counter[Phase]] = field(default_factory=lambda: defaultdict(Counter))  # nodes by pool
+    owed: Counter[str] = field(default_factory=Counter)  # nodes by pool that orders owe and that have no name yet
+    serving: Counter[str] = field(default_factory=Counter)  # nodes by pool that are capacity now or soon
+    odd: list[Node] = field(default_factory=list)  # all that are neither ready nor coming
+
+    def held(self, pool: str) -> int:
+        """Return the nodes that count against the pool's max: all that are not gone, the lost and the owed included."""
+        return sum(self.phases[pool].values()) + self.owed[pool]
+
+
+def count(draft: Draft, policy: Policy) -> Census:
+    """Count the nodes whose pool is still in the policy."""
+    census = Census()
+    closed = {name for name, memory in draft.pools.items() if memory.drained_until > draft.now}
+    ready_phase, coming = Phase.READY, lifecycle.COMING
+    for node in draft.nodes.values():
+        pool = node.pool
+        if pool not in policy.pools:
+            continue
+        phase = node.phase
+        census.phases[pool][phase] += 1
+        if phase is ready_phase or phase in coming:
+            if not node.pinned and pool not in closed:
+                group = census.groups[pool, node.app]
+                group.slots += node.slots
+                group.nodes += 1
+                if phase is ready_phase:
+                    group.up += node.slots
+                    group.ready.append(node)
+                else:
+                    group.coming.append((node.launched_at, node.slots))
+        else:
+            census.odd.append(node)
+            if phase is Phase.DRAINING and not node.pinned:
+                census.groups[pool, node.app].draining.append(node)
+    for (pool, _), group in census.groups.items():
+        census.serving[pool] += group.nodes
+    _count_owed(census, draft, policy)
+    return census
+
+
+def _count_owed(census: Census, draft: Draft, policy: Policy) -> None:
+    if not draft.orders:
+        return
+    known = Counter(node.key for node in draft.nodes.values())
+    for key, pending in draft.orders.items():
+        order = pending.order
+        owed = max(0, order.count - known[key])
+        if owed and order.pool in policy.pools:
+            owe(census, policy.pools[order.pool], order.app, owed, pending.at)
+
+
+def owe(census: Census, pool: PoolPolicy, app: str, nodes: int, at: Seconds) -> None:
+    """Count nodes that an order is to bring."""
+    group = census.groups[pool.name, app]
+    group.slots += nodes * pool.slots
+    group.nodes += nodes
+    group.coming.append((at, nodes * pool.slots))
+    census.owed[pool.name] += nodes
+    census.serving[pool.name] += nodes
 
 
 @dataclass(slots=True)
@@ -20,9 +100,16 @@ class Pen:
     room: Room
     launches_left: float
     stops_left: float
+    census: Census = field(default_factory=Census)
+    pools_of: dict[str, list[PoolPolicy]] = field(default_factory=lambda: defaultdict(list))  # by app
     intents: list[Intent] = field(default_factory=list)
     limits: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by app or pool
     done: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for pool in self.policy.pools.values():
+            for app in pool.apps:
+                self.pools_of[app].append(pool)
 
     def still(self, pool: str) -> str:
         """Return why the pool is not to be scaled now, or nothing."""
@@ -37,44 +124,25 @@ class Pen:
         """Return the price of a node of the pool an hour."""
         return budget.price(self.policy.pools[pool], self.observation)
 
-    def nodes(self, *, pool: str | None = None, app: str | None = None) -> list[Node]:
-        """Return the nodes of a pool or app whose pool is still in the policy."""
-        return [
-            node
-            for node in self.draft.nodes.values()
-            if node.pool in self.policy.pools and pool in (None, node.pool) and app in (None, node.app)
-        ]
+    def nodes(self) -> Iterator[Node]:
+        """Yield the nodes whose pool is still in the policy, as they are at the moment."""
+        pools = self.policy.pools
+        return (node for node in list(self.draft.nodes.values()) if node.pool in pools)
 
-
-def coming(pen: Pen, *, pool: str | None = None, app: str | None = None) -> dict[str, int]:
-    """Return, by pool, the nodes that orders still owe and that have no name yet."""
-    owed: dict[str, int] = defaultdict(int)
-    for key, pending in pen.draft.orders.items():
-        order = pending.order
-        if pool in (None, order.pool) and app in (None, order.app):
-            known = sum(1 for node in pen.draft.nodes.values() if node.key == key)
-            owed[order.pool] += max(0, order.count - known)
-    return owed
-
-
-def counts(pen: Pen, node: Node) -> bool:
-    """Whether a node is capacity, now or soon: booting counts, draining and lost do not."""
-    pool = pen.draft.pools[node.pool]
-    alive = node.phase in lifecycle.SERVING or node.phase in lifecycle.COMING
-    return alive and not node.pinned and pool.drained_until <= pen.draft.now
+    def idle_s(self, node: Node) -> Seconds:
+        """Return how long a node has run nothing."""
+        return self.draft.now - node.idle_at if node.idle_at is not None else 0.0
 
 
 def capacity(pen: Pen, app: str) -> int:
     """Return the slots of an app that are there or coming."""
-    owed = coming(pen, app=app)
-    return sum(node.slots for node in pen.nodes(app=app) if counts(pen, node)) + sum(
-        count * pen.policy.pools[pool].slots for pool, count in owed.items() if pool in pen.policy.pools
-    )
+    groups = pen.census.groups
+    return sum([groups[pool.name, app].slots for pool in pen.pools_of[app] if (pool.name, app) in groups])
 
 
 def held(pen: Pen, pool: str) -> int:
-    """Return the nodes that count against the pool's max: all that are not gone, the lost and the owed included."""
-    return len(pen.nodes(pool=pool)) + coming(pen, pool=pool)[pool]
+    """Return the nodes that count against the pool's max."""
+    return pen.census.held(pool)
 
 
 def floor_of(pen: Pen, pool: PoolPolicy) -> int:
@@ -83,8 +151,3 @@ def floor_of(pen: Pen, pool: PoolPolicy) -> int:
     if memory.drained_until > pen.draft.now:
         return 0
     return min(pool.max_nodes, max(pool.min_nodes, *(wake.count for wake in memory.wakes), 0))
-
-
-def serving(pen: Pen, pool: str) -> int:
-    """Return the nodes of a pool that are capacity now or soon."""
-    return sum(1 for node in pen.nodes(pool=pool) if counts(pen, node)) + coming(pen, pool=pool)[pool]

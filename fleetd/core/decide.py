@@ -4,26 +4,37 @@ Pure: the same input gives the same plan. Every intent carries its reason; every
 why it is as it is, and the same sentence reaches log, journal, status and `fleetd explain`.
 """
 
-from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fleetd.core import budget
 from fleetd.core.capacity import Pen, capacity, floor_of, held
 from fleetd.core.commands import take_commands
-from fleetd.core.demand import Demand, demands
+from fleetd.core.demand import Demand, Peaks
 from fleetd.core.fill import fill
 from fleetd.core.lifecycle import COMING
-from fleetd.core.memory import Memory
+from fleetd.core.memory import Memory, Spend, Wanted
 from fleetd.core.model import Blind, Launch, Observation, Phase, Plan, Policy, PoolPolicy, Seconds
 from fleetd.core.track import begin
 
 
-def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
-    """Return this tick's plan and what to remember. Times are on the controller's steady clock, in seconds."""
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A tick worked out: the written pen, the demands that it answers, and what is to be remembered beside it."""
+
+    pen: Pen
+    demands: dict[str, Demand]
+    peaks: dict[str, Peaks]
+    wanted: dict[str, Wanted]
+    spend: Spend
+    launched: tuple[tuple[Seconds, int], ...]
+    stopped: tuple[tuple[Seconds, int], ...]
+
+
+def work_out(observation: Observation, policy: Policy, memory: Memory) -> Worked:
+    """Do all of a tick but the telling: `decide` and `explain` both tell of this."""
     draft = begin(observation, policy, memory)
     take_commands(draft, observation)
     spend = budget.accrue(draft, observation, policy)
-    wanted, peaks = demands(draft, observation, policy)
     launched, stopped = _recent(memory.launched, draft.now), _recent(memory.stopped, draft.now)
     pen = Pen(
         draft=draft,
@@ -34,9 +45,18 @@ def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Pl
         stops_left=_left(policy.limits.stops_per_min, stopped),
     )
     stops_before = pen.stops_left
-    fill(pen, wanted)
+    demands, peaks, wanted = fill(pen)
     launches = sum(intent.order.count for intent in pen.intents if isinstance(intent, Launch))
     drains = round(stops_before - pen.stops_left) if policy.limits.stops_per_min is not None else 0
+    launched = (*launched, (draft.now, launches)) if launches else launched
+    stopped = (*stopped, (draft.now, drains)) if drains else stopped
+    return Worked(pen, demands, peaks, wanted, spend, launched, stopped)
+
+
+def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
+    """Return this tick's plan and what to remember. Times are on the controller's steady clock, in seconds."""
+    worked = work_out(observation, policy, memory)
+    pen, draft = worked.pen, worked.pen.draft
     after = replace(
         draft.memory,
         now=draft.now,
@@ -44,14 +64,15 @@ def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Pl
         orders=draft.orders,
         pools=draft.pools,
         queues=draft.queues,
-        peaks=peaks,
-        launched=(*launched, (draft.now, launches)) if launches else launched,
-        stopped=(*stopped, (draft.now, drains)) if drains else stopped,
-        spend=spend,
+        peaks=worked.peaks,
+        wanted=worked.wanted,
+        launched=worked.launched,
+        stopped=worked.stopped,
+        spend=worked.spend,
     )
-    sentences = {f"app {name}": _say_app(pen, demand) for name, demand in wanted.items()}
+    sentences = {f"app {name}": _say_app(pen, demand) for name, demand in worked.demands.items()}
     sentences |= {f"pool {name}": _say_pool(pen, pool) for name, pool in policy.pools.items()}
-    warning = budget.warned(spend, policy)
+    warning = budget.warned(worked.spend, policy)
     if warning:
         sentences["budget"] = f"spent {warning}"
     return Plan(tuple(pen.intents), sentences, tuple(draft.events)), after
@@ -80,14 +101,15 @@ def _say_app(pen: Pen, demand: Demand) -> str:
     done = "; ".join(pen.done.get(demand.app, ()))
     limits = "; ".join(dict.fromkeys(pen.limits.get(demand.app, ())))
     have = capacity(pen, demand.app)
-    kept = f", keeps {demand.keep:.1f}" if demand.keep > demand.need + 0.05 else ""
-    sentence = f"needs {demand.need:.1f} slots{kept}, has {have} there or coming: {demand.why}"
+    most, keep = demand.most, max((term.keep for term in demand.terms.values()), default=0.0)
+    kept = f", keeps {keep:.1f}" if keep > most + 0.05 else ""
+    sentence = f"needs {most:.1f} slots{kept}, has {have} there or coming: {demand.why}"
     return ". ".join(part for part in (sentence, done, limits) if part)
 
 
 def _say_pool(pen: Pen, pool: PoolPolicy) -> str:
     memory, world = pen.draft.pools[pool.name], pen.observation.worlds.get(pool.name)
-    phases = Counter(node.phase for node in pen.nodes(pool=pool.name))
+    phases = pen.census.phases[pool.name]
     coming = sum(phases[phase] for phase in COMING)
     parts = [f"{held(pen, pool.name)} of {pool.max_nodes} nodes, {phases[Phase.READY]} ready, {coming} coming"]
     parts += [

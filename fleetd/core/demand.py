@@ -1,101 +1,165 @@
-"""How many slots each app needs, and how many are worth keeping. The first rule; forecasts come on top of it.
+"""What each app needs and what is worth keeping, pool by pool; blindness, schedules and the dials applied.
 
-For one queue with objective T (a job is to start within T seconds), T' = 0.7·T, mean service time m, arrival rate λ,
-W waiting and R running jobs, the slots wanted are
-
-    need = R·exp(-T'/m) + λ·m·(1 - exp(-T'/m)) + W·m/(m + T')
-
-that is: running jobs that will still hold their slot when T' is over, the offered load of those that arrive meanwhile,
-and enough to start all who wait within T'. Jobs far longer than T' need a slot each; far shorter ones share it.
-
-Source: the modified offered load of a queue with exponential service (Jennings, Mandelbaum, Massey, Whitt: "Server
-staffing to meet time-varying demand", 1996), with the waiting jobs spread over T'.
+`need` says how many slots its jobs ask for. Here that is held while a source is blind, raised to a schedule's floor,
+and remembered for as long as capacity past need is worth keeping.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from math import exp
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from fleetd.core.learn import boot_estimate
-from fleetd.core.memory import PoolMemory, QueueMemory
-from fleetd.core.model import Observation, Policy, QueuePolicy, Seconds
-from fleetd.core.track import Draft
+from fleetd.core.capacity import Pen, capacity
+from fleetd.core.learn import NOTHING, boot_estimate, mean_service
+from fleetd.core.memory import QueueMemory, Wanted
+from fleetd.core.model import Policy, PoolPolicy, QueuePolicy, Seconds
+from fleetd.core.need import TICK_S, Boot, Seen, Term, ahead, bridged, just_in_time
 
 Peaks = tuple[tuple[Seconds, float], ...]  # (when, need), falling
-HEADROOM: Final = 0.7  # of the objective is planned with; the rest is for what the plan does not know
-HOLD_FLOOR_S: Final[dict[str, Seconds]] = {"calm": 300.0, "thrifty": 10.0}
+HOLD_AHEAD: Final = 0.7  # paid boots that past need keeps capacity, where it is booted ahead
+HOLD_IN_TIME: Final = 0.5  # and where it is booted just in time
+HOLD_FLOOR_S: Final[dict[str, Seconds]] = {"calm": 300.0, "thrifty": 5.0, "bounded": 5.0}
+MOST_HELD_S: Final = 600.0
+CROWDED: Final = 0.3  # of an objective that the waiting may keep all slots busy before no slot is to go
 MEASURED_AT: Final = 3.0  # ended jobs from which on a mean is called measured
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What an app needs: `need` slots now, `keep` slots not to go below; `frozen` forbids scale-in, with the reason."""
+    """What an app needs; `terms` by pool. `floor` slots by schedules; `frozen` forbids scale-in, with the reason."""
 
     app: str
-    need: float
-    keep: float
-    waiting: int
-    running: int
-    urgency: tuple[int, Seconds]  # priority first, then the tightest objective: small is urgent
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    floor: float = 0.0
+    urgency: tuple[int, Seconds] = (3, 0.0)  # priority first, then the tightest objective: small is urgent
     frozen: str = ""
+    crowded: bool = False  # those that wait now would wait for a good part of their objective
     why: str = ""
 
+    def need(self, pool: str) -> float:
+        """Return the slots to have, seen from a pool's boot time."""
+        return self.terms[pool].need if pool in self.terms else self.floor
 
-def demands(draft: Draft, observation: Observation, policy: Policy) -> tuple[dict[str, Demand], dict[str, Peaks]]:
-    """Return the demand of every app, and its updated peaks of need."""
+    def keep(self, pool: str) -> float:
+        """Return the slots not to go below by draining nodes of a pool."""
+        return self.terms[pool].keep if pool in self.terms else self.floor
+
+    @property
+    def most(self) -> float:
+        """Return the need as the sentences tell it: that of the pool that asks for most."""
+        return max((term.need for term in self.terms.values()), default=self.floor)
+
+
+def demands(pen: Pen) -> tuple[dict[str, Demand], dict[str, Peaks], dict[str, Wanted]]:
+    """Return the demand of every app, and what to remember: the peaks of need, and the slots wanted by margin."""
+    boots = {name: boot_of(pen, pool) for name, pool in pen.policy.pools.items()}
+    queues: dict[str, list[QueuePolicy]] = {app: [] for app in pen.policy.apps}
+    for rule in pen.policy.queues.values():
+        queues[rule.app].append(rule)
     result: dict[str, Demand] = {}
     peaks: dict[str, Peaks] = {}
-    for app in policy.apps:
-        queues = {name: queue for name, queue in policy.queues.items() if queue.app == app}
-        for name, queue in queues.items():
-            draft.queues[name] = _needs(draft.queues[name], queue, policy, draft.now)
-        need = sum(draft.queues[name].need for name in queues)
-        if any(draft.queues[name].waiting and draft.queues[name].need for name in queues):
-            need = max(need, 1.0)  # however short the jobs, somebody has to run them
-        hold_s = hold(app, policy, draft.pools)
-        peaks[app] = push(draft.memory.peaks.get(app, ()), draft.now, need, hold_s)
-        floor = float(observation.floors.get(app, 0))
+    wanted: dict[str, Wanted] = {}
+    for app, rules in queues.items():
+        floor = float(pen.observation.floors.get(app, 0))
+        terms = _terms(pen, app, rules, boots)
+        for name, term in terms.items():
+            key = key_of(app, name)
+            hold_s = _hold(pen, boots[name], rules, in_time=term.just_in_time)
+            need = max(term.need, floor)
+            peaks[key] = push(pen.draft.memory.peaks.get(key, ()), pen.draft.now, need, hold_s)
+            peak_at, keep = peaks[key][0]
+            terms[name] = replace(term, need=need, keep=keep, keep_s=peak_at + hold_s - pen.draft.now)
+            wanted[key] = term.wanted
+        _share_out(pen, rules, max([term.need for term in terms.values()], default=0.0))
         result[app] = Demand(
             app=app,
-            need=max(need, floor),
-            keep=max(peaks[app][0][1], floor),
-            waiting=sum(draft.queues[name].waiting for name in queues),
-            running=sum(draft.queues[name].running for name in queues),
-            urgency=_urgency(queues.values()),
-            frozen=_frozen(queues, draft, policy),
-            why=_why(queues, draft.queues, floor),
+            terms=terms,
+            floor=floor,
+            urgency=_urgency(rules),
+            frozen=_frozen(pen, rules),
+            crowded=_crowded(pen, rules, capacity(pen, app)),
+            why=_why(rules, pen.draft.queues, floor),
         )
-    return result, peaks
+    return result, peaks, wanted
 
 
-def need_of(queue: QueueMemory, policy: QueuePolicy) -> float:
-    """Return the slots that one queue needs by the formula above; at least a little while any job is there."""
-    within_s, mean_s = HEADROOM * policy.objective.wait_s, mean_service(queue, policy)
-    stays = exp(-within_s / mean_s)
-    arriving = max(0.0, queue.rate) * mean_s * (1.0 - stays)
-    waiting = queue.waiting * mean_s / (mean_s + within_s)
-    return queue.running * stays + arriving + waiting
+def key_of(app: str, pool: str) -> str:
+    """Return the name under which memory keeps what is about an app in a pool."""
+    return f"{app} in {pool}"
 
 
-def mean_service(queue: QueueMemory, policy: QueuePolicy) -> Seconds:
-    """Return the mean service time: ended jobs and the ages of running ones, over the ended (censored exponential).
-
-    The prior, worth one job at first and less with each measured, is the owner's hint, otherwise the objective itself:
-    while nothing is known, every waiting job is given about half a slot.
-    """
-    prior_s = policy.service_s if policy.service_s is not None else HEADROOM * policy.objective.wait_s
-    weight = 1.0 / (1.0 + queue.service_n)
-    exposure_s = queue.service_sum_s + queue.running_sum_s
-    return max(1e-6, (exposure_s + weight * prior_s) / (queue.service_n + weight))
+def boot_of(pen: Pen, pool: PoolPolicy) -> Boot:
+    """Return what is known of a pool's boots."""
+    memory = pen.draft.pools[pool.name]
+    late_s, middle_s = boot_estimate(memory), boot_estimate(memory, 0.5)
+    return Boot(late_s, middle_s, max(middle_s, pool.billing_minimum_s), memory.boots_s)
 
 
-def _needs(queue: QueueMemory, policy: QueuePolicy, fleet: Policy, now: Seconds) -> QueueMemory:
-    """Renew the need from the reading. A blind queue keeps its last; past the grace, what the owner declared."""
-    if queue.why_blind and queue.read_at != now:
-        gives_up = _given_up(queue, policy, fleet, now)
-        return replace(queue, need=0.0) if gives_up else queue
-    return replace(queue, need=need_of(queue, policy))
+def _terms(pen: Pen, app: str, rules: Sequence[QueuePolicy], boots: Mapping[str, Boot]) -> dict[str, Term]:
+    """Return what the app needs, seen from each of its pools; those that boot alike see alike."""
+    seen = [one for rule in rules if (one := see(pen, rule)) is not None]
+    tightest_s = min([one.rule.objective.wait_s for one in seen], default=0.0)
+    pools = [pool.name for pool in pen.pools_of[app]]
+    groups = [(boots[name], pen.census.groups[name, app]) for name in pools if (name, app) in pen.census.groups]
+    terms: dict[str, Term] = {}
+    made: dict[Boot, Term] = {}
+    bridge = _bridge(pen, pools, boots, tightest_s)
+    for name in pools:
+        boot = boots[name].or_guess(tightest_s)
+        ratio = _per_slot(pen, name) / bridge if bridge else 1.0
+        if seen and boot.late_s > tightest_s and ratio < 1.0 and pen.policy.stability != "bounded":
+            terms[name] = bridged(seen, boot, pen.draft.now, ratio)
+            continue
+        if boot not in made:
+            if seen and (boot.late_s <= tightest_s or pen.policy.stability == "bounded"):
+                made[boot] = just_in_time(seen, boot, groups, pen.draft.now)
+            else:
+                made[boot] = ahead(seen, boot, groups, pen.draft.now, pen.draft.memory.wanted.get(key_of(app, name)))
+        terms[name] = made[boot]
+    _hold_blind(pen, app, rules, terms)
+    return terms
+
+
+def _bridge(pen: Pen, pools: Sequence[str], boots: Mapping[str, Boot], tightest_s: Seconds) -> float:
+    """Return the price of a slot of the cheapest pool that boots just in time and can give more now; 0 without one."""
+    able = [
+        _per_slot(pen, name)
+        for name in pools
+        if boots[name].known_s
+        and boots[name].late_s <= tightest_s
+        and pen.draft.pools[name].open_until <= pen.draft.now
+        and pen.census.held(name) < pen.policy.pools[name].max_nodes
+    ]
+    return min(able, default=0.0) if len(pools) > 1 else 0.0
+
+
+def _per_slot(pen: Pen, pool: str) -> float:
+    return pen.price(pool) / pen.policy.pools[pool].slots
+
+
+def see(pen: Pen, rule: QueuePolicy) -> Seen | None:
+    """Return the queue with what runs, or None where it counts for nothing."""
+    queue = pen.draft.queues[rule.name]
+    if queue.why_blind and queue.read_at != pen.draft.now and _given_up(queue, rule, pen.policy, pen.draft.now):
+        return None
+    ages_s = pen.observation.work.get(rule.name, NOTHING).running_s
+    unseen = max(0, queue.running - len(ages_s))
+    nothing = not (ages_s or unseen or queue.waiting or queue.rate.per_s > 0.0)
+    return None if nothing else Seen(rule, queue, ages_s, unseen)
+
+
+def _share_out(pen: Pen, rules: Sequence[QueuePolicy], need: float) -> None:
+    """Note each queue's part of its app's need, by its jobs; that of a blind queue stays as it was."""
+    queues = pen.draft.queues
+    jobs = {rule.name: queues[rule.name].waiting + queues[rule.name].running for rule in rules}
+    total = sum(jobs.values())
+    for name, count in jobs.items():
+        queue = queues[name]
+        part = need * count / total if total else need / len(jobs)
+        if part != queue.need and (not queue.why_blind or queue.read_at == pen.draft.now):
+            queues[name] = replace(queue, need=part)
+
+
+# ── blindness
 
 
 def _given_up(queue: QueueMemory, policy: QueuePolicy, fleet: Policy, now: Seconds) -> bool:
@@ -103,35 +167,57 @@ def _given_up(queue: QueueMemory, policy: QueuePolicy, fleet: Policy, now: Secon
     return rule.then == "min" and queue.blind_at is not None and now - queue.blind_at > rule.hold_s
 
 
-def _frozen(queues: Mapping[str, QueuePolicy], draft: Draft, policy: Policy) -> str:
+def _hold_blind(pen: Pen, app: str, rules: Sequence[QueuePolicy], terms: dict[str, Term]) -> None:
+    """While queues of an app are blind its need does not fall, and it stays as it was where all are."""
     blind = [
-        f"{name} is blind ({draft.queues[name].why_blind})"
-        for name, queue in queues.items()
-        if draft.queues[name].blind_at is not None and not _given_up(draft.queues[name], queue, policy, draft.now)
+        rule
+        for rule in rules
+        if (queue := pen.draft.queues[rule.name]).why_blind
+        and queue.read_at != pen.draft.now
+        and not _given_up(queue, rule, pen.policy, pen.draft.now)
+    ]
+    if not blind:
+        return
+    for pool, term in terms.items():
+        last = pen.draft.memory.peaks.get(key_of(app, pool), ())
+        before = last[-1][1] if last else 0.0
+        terms[pool] = replace(term, need=before if len(blind) == len(rules) else max(before, term.need))
+
+
+def _frozen(pen: Pen, rules: Iterable[QueuePolicy]) -> str:
+    queues = pen.draft.queues
+    blind = [
+        f"{rule.name} is blind ({queues[rule.name].why_blind})"
+        for rule in rules
+        if queues[rule.name].blind_at is not None and not _given_up(queues[rule.name], rule, pen.policy, pen.draft.now)
     ]
     return "; ".join(blind)
-
-
-def _urgency(queues: Iterable[QueuePolicy]) -> tuple[int, Seconds]:
-    ranks: dict[Literal["low", "normal", "high"], int] = {"high": 0, "normal": 1, "low": 2}
-    listed = [(ranks[q.priority], q.objective.wait_s) for q in queues]
-    return min(listed, default=(3, 0.0))
 
 
 # ── how long capacity is kept
 
 
-def hold(app: str, policy: Policy, pools: Mapping[str, PoolMemory]) -> Seconds:
-    """Return how long past need keeps capacity: twice the paid boot, and not less than the dial `stability` says.
+def _hold(pen: Pen, boot: Boot, rules: Sequence[QueuePolicy], *, in_time: bool) -> Seconds:
+    """Return how long past need keeps capacity: about the paid boot, and not less than the dial `stability` says.
 
-    After twice its boot an idle slot has cost what booting it again would: the ski-rental bound.
+    After as long as its boot an idle slot has cost what booting it again would: the ski-rental bound. Where nodes are
+    booted just in time, a boot may come too late, too, and an idle slot is worth the late job that it saves.
     """
-    paid_s = [
-        max(boot_estimate(pools.get(name, PoolMemory())), pool.billing_minimum_s)
-        for name, pool in policy.pools.items()
-        if app in pool.apps
-    ]
-    return max(2.0 * max(paid_s, default=0.0), HOLD_FLOOR_S[policy.stability])
+    floor_s = HOLD_FLOOR_S[pen.policy.stability]
+    if pen.policy.stability == "bounded":
+        return max(boot.paid_s, floor_s)
+    if not in_time:
+        return max(HOLD_AHEAD * boot.paid_s, floor_s)
+    queues = pen.draft.queues
+    late_s = max([boot.slower(r.objective.wait_s - TICK_S) * queues[r.name].price_s for r in rules], default=0.0)
+    return max(HOLD_IN_TIME * boot.paid_s + min(late_s, MOST_HELD_S), floor_s)
+
+
+def _crowded(pen: Pen, rules: Sequence[QueuePolicy], slots: int) -> bool:
+    """Whether the jobs that wait would keep all slots busy for a good part of an objective: then none is to go."""
+    seen = [(rule, queue) for rule in rules if (queue := pen.draft.queues[rule.name]).read_at == pen.draft.now]
+    work_s = sum([queue.waiting * mean_service(queue, rule) for rule, queue in seen if queue.waiting])
+    return work_s > 0.0 and work_s > CROWDED * slots * min([rule.objective.wait_s for rule in rules])
 
 
 def push(peaks: Peaks, now: Seconds, need: float, hold_s: Seconds) -> Peaks:
@@ -143,18 +229,22 @@ def push(peaks: Peaks, now: Seconds, need: float, hold_s: Seconds) -> Peaks:
 # ── why, in words
 
 
-def _why(queues: Mapping[str, QueuePolicy], memory: Mapping[str, QueueMemory], floor: float) -> str:
+def _urgency(queues: Iterable[QueuePolicy]) -> tuple[int, Seconds]:
+    ranks: dict[Literal["low", "normal", "high"], int] = {"high": 0, "normal": 1, "low": 2}
+    return min([(ranks[q.priority], q.objective.wait_s) for q in queues], default=(3, 0.0))
+
+
+def _why(rules: Iterable[QueuePolicy], memory: Mapping[str, QueueMemory], floor: float) -> str:
     parts = []
-    for name, policy in queues.items():
-        queue = memory[name]
+    for rule in rules:
+        queue = memory[rule.name]
         if queue.blind_at is not None and queue.why_blind:
-            parts.append(f"{name}: blind ({queue.why_blind}), held at {queue.need:.1f} slots")
+            parts.append(f"{rule.name}: blind ({queue.why_blind}), held")
             continue
-        mean_s = mean_service(queue, policy)
-        known = "measured" if queue.service_n >= MEASURED_AT else "assumed"
+        known = "measured" if queue.life.jobs >= MEASURED_AT else "assumed"
         parts.append(
-            f"{name}: {queue.waiting} waiting, {queue.running} running, {max(0.0, queue.rate):.1f}/s arriving, "
-            f"{mean_s:.3g} s each ({known}), to start within {policy.objective.wait_s:g} s: {queue.need:.1f} slots"
+            f"{rule.name}: {queue.waiting} waiting, {queue.running} running, {queue.rate.per_s:.1f}/s arriving, "
+            f"{mean_service(queue, rule):.3g} s each ({known}), to start within {rule.objective.wait_s:g} s"
         )
     if floor:
         parts.append(f"a schedule wants {floor:.0f} slots")

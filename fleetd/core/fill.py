@@ -6,16 +6,17 @@ that an operator forces.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, inf
 from typing import Final
 
 from fleetd.core import budget, lifecycle
-from fleetd.core.capacity import Pen, capacity, counts, floor_of, held, serving
-from fleetd.core.demand import Demand
+from fleetd.core.capacity import Pen, capacity, count, floor_of, held, owe
+from fleetd.core.demand import HOLD_FLOOR_S, Demand, Peaks, boot_of, demands
 from fleetd.core.learn import boot_estimate
 from fleetd.core.lifecycle import Event
-from fleetd.core.memory import Node, Pending
+from fleetd.core.memory import Node, Pending, Wanted
 from fleetd.core.model import (
     Drain,
     Launch,
@@ -27,27 +28,29 @@ from fleetd.core.model import (
     World,
 )
 
-SLACK: Final = 1.05  # boot when need exceeds capacity by this, so that rounding does not boot
-KEEP_SLACK: Final = 1.08  # drain when capacity exceeds what is kept by this
+SLACK: Final = 1.03  # boot when need exceeds capacity by this, so that rounding does not boot
+KEEP_SLACK: Final = 1.04  # drain when capacity exceeds what is kept by this
 STOP_GRACE_S: Final = 30.0
 STOP_AGAIN_S: Final = 60.0
 BUDGET_AHEAD_S: Final = 60.0  # what serves now must fit the budget for so long, or the dearest drains
 SLIVER: Final = 0.05  # a fraction of a slot that is not worth one more
 
 
-def fill(pen: Pen, demands: dict[str, Demand]) -> None:
-    """Write the tick's intents."""
+def fill(pen: Pen) -> tuple[dict[str, Demand], dict[str, Peaks], dict[str, Wanted]]:
+    """Write the tick's intents; return the demands that they answer, and what to remember of them."""
     _force(pen)
     _quarantine(pen)
     _obey(pen)
+    pen.census = count(pen.draft, pen.policy)
+    asked, peaks, wanted = demands(pen)
     _mind_budget(pen)
-    for demand in sorted(demands.values(), key=lambda d: (*d.urgency, d.app)):
-        if not pen.draft.memory.ending:
+    if not pen.draft.memory.ending:
+        for demand in sorted(asked.values(), key=lambda d: (*d.urgency, d.app)):
             _scale(pen, demand)
-    for pool in pen.policy.pools.values():
-        if not pen.draft.memory.ending:
-            _floor(pen, pool, demands)
+        for pool in pen.policy.pools.values():
+            _floor(pen, pool, asked)
     _stop(pen)
+    return asked, peaks, wanted
 
 
 # ── what must go
@@ -72,7 +75,9 @@ def _quarantine(pen: Pen) -> None:
 
 def _obey(pen: Pen) -> None:
     """Drain what operators or the end of the fleet send away; what has not come up yet is stopped at the end."""
-    for node in pen.nodes():
+    draft = pen.draft
+    closed = any(memory.drained_until > draft.now for memory in draft.pools.values())
+    for node in pen.nodes() if draft.memory.ending or closed else [node for node in pen.nodes() if node.pinned]:
         if not pen.policy.pools[node.pool].act:
             continue
         if pen.draft.memory.ending:
@@ -89,17 +94,19 @@ def _obey(pen: Pen) -> None:
 
 def _mind_budget(pen: Pen) -> None:
     """Drain the dearest while what serves would run over the budget within the next minute."""
+    if pen.room.hour is None and pen.room.month is None:
+        return
     ready = [
         n
         for n in pen.nodes()
         if n.phase in lifecycle.SERVING and pen.price(n.pool) > 0 and pen.policy.pools[n.pool].act
     ]
     growth = sum(pen.price(node.pool) for node in ready) * BUDGET_AHEAD_S / budget.HOUR_S
-    for node in sorted(ready, key=lambda n: (-pen.price(n.pool), n.busy, -n.idle_s, n.id)):
+    for node in sorted(ready, key=lambda n: (-pen.price(n.pool), n.busy, -pen.idle_s(n), n.id)):
         if pen.room.fits(growth):
             return
         growth -= pen.price(node.pool) * BUDGET_AHEAD_S / budget.HOUR_S
-        _drain(pen, replace(node, pinned=True), "the budget is used up")
+        _leave(pen, replace(node, pinned=True), "the budget is used up")
         pen.limits[node.app].append("the budget is used up")
 
 
@@ -109,11 +116,21 @@ def _drain(pen: Pen, node: Node, reason: str) -> None:
     pen.intents.append(Drain(node.pool, node.id, app.drain_s if app else None, reason))
 
 
+def _leave(pen: Pen, node: Node, reason: str) -> None:
+    """Drain a node that was counted as capacity."""
+    group = pen.census.groups[node.pool, node.app]
+    group.slots -= node.slots
+    group.nodes -= 1
+    group.up -= node.slots
+    pen.census.serving[node.pool] -= 1
+    _drain(pen, node, reason)
+
+
 def _stop(pen: Pen) -> None:
     """Stop what is proven empty: drained by its worker's own fresh word, failed before it came up, or asked in vain."""
     batches: dict[tuple[str, str], list[str]] = defaultdict(list)
     now, ttl_s = pen.draft.now, pen.observation.lease_ttl_s
-    for node in pen.nodes():
+    for node in pen.nodes() if pen.draft.memory.ending else [pen.draft.nodes[node.id] for node in pen.census.odd]:
         if not pen.policy.pools[node.pool].act:
             continue
         lease = pen.observation.leases.get(node.id)
@@ -140,38 +157,76 @@ def _stop(pen: Pen) -> None:
 
 
 def _scale(pen: Pen, demand: Demand) -> None:
-    have = capacity(pen, demand.app)
-    if demand.need > have * SLACK + SLIVER:
-        _grow(pen, demand, ceil(demand.need - SLIVER) - have)
-    elif have > max(ceil(demand.keep - SLIVER), demand.keep * KEEP_SLACK):
-        surplus = have - ceil(demand.keep - SLIVER)
+    """Grow or shrink an app. Each pool is asked for what the need will be when its own nodes would be up.
+
+    The cheapest pool comes first and may cover the whole need; a dearer one that boots faster only bridges what the
+    cheaper ones, booting already, will not cover in time.
+    """
+    pools = fill_order(pen, demand.app)
+    if any(
+        demand.need(pool.name) > _counted(pen, demand, pools[: at + 1]) * SLACK + SLIVER
+        for at, pool in enumerate(pools)
+    ):
+        _grow(pen, demand, pools)
+    if pen.policy.stability == "bounded" and not demand.frozen:
+        _end_idle(pen, demand, pools)
+    if any(
+        _counted(pen, demand, pools[: at + 1]) > ceil(demand.keep(pool.name) - SLIVER) for at, pool in enumerate(pools)
+    ):
         if demand.frozen:
             pen.limits[demand.app].append(f"not scaling in: {demand.frozen}")
+        elif not demand.crowded:
+            _shrink(pen, demand, pools)
+
+
+def fill_order(pen: Pen, app: str) -> list[PoolPolicy]:
+    """Return the pools of an app, that with the cheapest slot first, the faster first of two that cost the same."""
+    pools = pen.pools_of[app]
+    if len(pools) < 2:
+        return pools
+    return sorted(pools, key=lambda p: (pen.price(p.name) / p.slots, boot_estimate(pen.draft.pools[p.name]), p.name))
+
+
+def _counted(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> int:
+    """Return the slots of these pools that there will be when a node of the last that is ordered now is up."""
+    total, until = 0, pen.draft.now + demand.terms[pools[-1].name].boot_s
+    for pool in pools:
+        group = pen.census.groups.get((pool.name, demand.app))
+        if group is None:
+            continue
+        if pool is pools[-1] or not group.coming:
+            total += group.slots
         else:
-            _shrink(pen, demand, surplus)
+            boot_s = boot_estimate(pen.draft.pools[pool.name], 0.5) or demand.terms[pool.name].boot_s
+            total += group.up + sum(slots for at, slots in group.coming if at + boot_s <= until)
+    return total
 
 
-def _grow(pen: Pen, demand: Demand, missing: int) -> None:
-    pools = [pool for pool in pen.policy.pools.values() if demand.app in pool.apps]
-    pools.sort(key=lambda p: (pen.price(p.name) / p.slots, boot_estimate(pen.draft.pools[p.name]), p.name))
-    for pool in pools:
-        missing -= _undrain(pen, demand, pool, missing)
-    for pool in pools:
-        if missing <= 0:
-            return
-        count = _affordable(pen, demand.app, pool, ceil(missing / pool.slots))
-        if count:
-            _launch(pen, pool, demand.app, count, demand.why)
-            missing -= count * pool.slots
-    if missing > 0:
-        pen.limits[demand.app].append(f"{missing} slots short")
+def _grow(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
+    """Let each pool, the cheapest first, cover what it and the cheaper ones lack."""
+    short = 0
+    for at, pool in enumerate(pools):
+        need = demand.need(pool.name)
+        have = _counted(pen, demand, pools[: at + 1])
+        short = max(0, ceil(need - SLIVER) - have)
+        if short <= 0 or need <= have * SLACK + SLIVER:
+            continue
+        missing = short - _undrain(pen, demand, pool, short)
+        nodes = _affordable(pen, demand.app, pool, ceil(missing / pool.slots)) if missing > 0 else 0
+        if nodes:
+            _launch(pen, pool, demand.app, nodes, demand.why)
+        short = max(0, missing - nodes * pool.slots)
+    if short > 0:
+        pen.limits[demand.app].append(f"{short} slots short")
 
 
 def _undrain(pen: Pen, demand: Demand, pool: PoolPolicy, missing: int) -> int:
     """Lift fences of unpinned nodes, the busiest first (the least idle have the warmest caches); return the slots."""
+    group = pen.census.groups.get((pool.name, demand.app))
+    if group is None or not group.draining:
+        return 0
     gained = 0
-    waiting = [n for n in pen.nodes(pool=pool.name, app=demand.app) if n.phase is Phase.DRAINING and not n.pinned]
-    for node in sorted(waiting, key=lambda n: (n.idle_s, n.id)):
+    for node in sorted(group.draining, key=lambda n: (pen.idle_s(n), n.id)):
         ready = replace(node, phase=Phase.READY)
         extra = budget.cost_of(pen.draft, pen.observation, pen.policy, ready) - budget.cost_of(
             pen.draft, pen.observation, pen.policy, node
@@ -182,6 +237,9 @@ def _undrain(pen: Pen, demand: Demand, pool: PoolPolicy, missing: int) -> int:
             break
         reason = f"needed again: {demand.why}"
         pen.draft.move(node, Event.UNFENCE, reason)
+        group.draining.remove(node)
+        group.slots, group.up, group.nodes = group.slots + node.slots, group.up + node.slots, group.nodes + 1
+        pen.census.serving[pool.name] += 1
         pen.intents.append(Undrain(node.pool, node.id, reason))
         pen.room = pen.room.take(extra)
         pen.done[demand.app].append(f"un-draining {node.id}")
@@ -197,7 +255,8 @@ def _affordable(pen: Pen, who: str, pool: PoolPolicy, wanted: int) -> int:
     lefts = [left for left in (pen.room.hour, pen.room.month) if left is not None]
     affordable = min((left / cost for left in lefts), default=inf) if cost > 0 else inf
     probing = memory.failures > 0 and memory.why_open != "" and memory.open_until > 0.0
-    busy_probing = probing and any(n.phase in lifecycle.COMING for n in pen.nodes(pool=pool.name))
+    phases = pen.census.phases[pool.name]
+    busy_probing = probing and any(phases[phase] for phase in lifecycle.COMING)
     still = pen.still(pool.name)
     bounds: list[tuple[float, str]] = [
         (0 if still else inf, still),
@@ -219,51 +278,95 @@ def _affordable(pen: Pen, who: str, pool: PoolPolicy, wanted: int) -> int:
     return allowed
 
 
-def _launch(pen: Pen, pool: PoolPolicy, app: str, count: int, reason: str) -> None:
+def _launch(pen: Pen, pool: PoolPolicy, app: str, nodes: int, reason: str) -> None:
     draft = pen.draft
     key = f"{draft.memory.epoch}-{draft.memory.next_order}"
-    order = Order(key, pool.name, app, count, held(pen, pool.name) + count, draft.memory.epoch)
+    order = Order(key, pool.name, app, nodes, held(pen, pool.name) + nodes, draft.memory.epoch)
     draft.memory = replace(draft.memory, next_order=draft.memory.next_order + 1)
     cost = budget.cost_of_new(draft, pen.observation, pen.policy, pool)
     draft.orders[key] = Pending(order, draft.now)
-    draft.events.append(f"order {key}: launch {count} in {pool.name} for {app}: {reason}")
-    pen.room = pen.room.take(count * cost)
-    pen.launches_left -= count
+    owe(pen.census, pool, app, nodes, draft.now)
+    draft.events.append(f"order {key}: launch {nodes} in {pool.name} for {app}: {reason}")
+    pen.room = pen.room.take(nodes * cost)
+    pen.launches_left -= nodes
     pen.intents.append(Launch(order, reason))
-    pen.done[app].append(f"launching {count} in {pool.name}")
+    pen.done[app].append(f"launching {nodes} in {pool.name}")
 
 
-def _shrink(pen: Pen, demand: Demand, surplus: int) -> None:
-    """Drain whole nodes out of the surplus: dearest pool first, longest idle first, never inside a paid minimum."""
-    candidates = [node for node in pen.nodes(app=demand.app) if node.phase in lifecycle.SERVING and counts(pen, node)]
-    candidates.sort(key=lambda n: (-pen.price(n.pool) / n.slots, n.busy > 0, -n.idle_s, n.busy, n.id))
-    for node in candidates:
-        pool = pen.policy.pools[node.pool]
-        if node.slots > surplus or serving(pen, node.pool) <= floor_of(pen, pool):
+def _shrink(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
+    """Drain what is over: the dearest pool first, its longest idle first; never inside a paid minimum."""
+    for at in range(len(pools) - 1, -1, -1):
+        pool = pools[at]
+        group = pen.census.groups.get((pool.name, demand.app))
+        keep = demand.keep(pool.name)
+        have = _counted(pen, demand, pools[: at + 1])
+        surplus = have - ceil(keep - SLIVER)
+        if group is None or have <= max(ceil(keep - SLIVER), keep * KEEP_SLACK):
             continue
-        if still := pen.still(node.pool):
-            pen.limits[demand.app].append(f"not scaling in: {still}; would drain {node.id}")
-            continue
-        if pen.draft.now - node.launched_at < pool.billing_minimum_s:
-            continue
-        if pen.stops_left < 1:
-            pen.limits[demand.app].append("limited by stops per minute")
-            return
-        _drain(pen, node, f"{demand.app} keeps {demand.keep:.1f} slots, this one is over")
-        pen.stops_left -= 1
-        pen.done[demand.app].append(f"draining {node.id}")
-        surplus -= node.slots
+        for node in sorted(group.ready, key=lambda n: (n.busy, -pen.idle_s(n), n.id)):
+            if surplus < node.slots or pen.census.serving[pool.name] <= floor_of(pen, pool):
+                break
+            if still := pen.still(pool.name):
+                pen.limits[demand.app].append(f"not scaling in: {still}; would drain {node.id}")
+                break
+            if not _may_go(pen, pool, node):
+                continue
+            if not _send_away(pen, node, f"{demand.app} keeps {keep:.1f} slots, this one is over"):
+                return
+            surplus -= node.slots
 
 
-def _floor(pen: Pen, pool: PoolPolicy, demands: dict[str, Demand]) -> None:
+def _end_idle(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
+    """Drain every node that was idle for as long as its boot is paid for, whatever the need says: `bounded`'s promise.
+
+    With foresight, a gap until the next job costs itself or a boot, whichever is less. Without, a short gap costs
+    itself here, and a long one the idle time up to the limit and a boot: never more than twice as much (ski rental:
+    Karlin, Manasse, Rudolph, Sleator, "Competitive snoopy caching", 1988; for servers DELAYEDOFF: Gandhi and
+    Harchol-Balter, "How data center size impacts the effectiveness of dynamic power management", 2011).
+    """
+    for pool in pools:
+        group = pen.census.groups.get((pool.name, demand.app))
+        limit_s = max(boot_of(pen, pool).paid_s, HOLD_FLOOR_S["bounded"])
+        for node in sorted(group.ready, key=lambda n: (-pen.idle_s(n), n.id)) if group else ():
+            idle_s = min(pen.idle_s(node), pen.draft.now - node.since)  # what it did before it drained is over
+            if node.busy or idle_s < limit_s or not _may_go(pen, pool, node):
+                continue
+            spare = _counted(pen, demand, pools) - node.slots >= demand.floor
+            if not spare or pen.census.serving[pool.name] <= floor_of(pen, pool):
+                break
+            if still := pen.still(pool.name):
+                pen.limits[demand.app].append(f"not scaling in: {still}; would drain {node.id}")
+                break
+            if not _send_away(pen, node, f"idle for {idle_s:.0f} s, what its boot is worth is {limit_s:.0f} s"):
+                return
+
+
+def _may_go(pen: Pen, pool: PoolPolicy, node: Node) -> bool:
+    """Whether a node is out of its paid minimum, and this tick has not sent it away already."""
+    paid = pen.draft.now - node.launched_at < pool.billing_minimum_s
+    return not paid and pen.draft.nodes[node.id].phase is Phase.READY
+
+
+def _send_away(pen: Pen, node: Node, reason: str) -> bool:
+    """Drain a node that is over, if the ramp limit allows it."""
+    if pen.stops_left < 1:
+        pen.limits[node.app].append("limited by stops per minute")
+        return False
+    _leave(pen, pen.draft.nodes[node.id], reason)
+    pen.stops_left -= 1
+    pen.done[node.app].append(f"draining {node.id}")
+    return True
+
+
+def _floor(pen: Pen, pool: PoolPolicy, wanted: dict[str, Demand]) -> None:
     """Hold a pool at its floor; the nodes go to the app of the pool that lacks most."""
-    missing = floor_of(pen, pool) - serving(pen, pool.name)
+    missing = floor_of(pen, pool) - pen.census.serving[pool.name]
     if missing <= 0:
         return
-    app = max(pool.apps, key=lambda a: demands[a].need - capacity(pen, a) if a in demands else -inf)
+    app = max(pool.apps, key=lambda a: wanted[a].need(pool.name) - capacity(pen, a) if a in wanted else -inf)
     reason = f"{pool.name} is to hold {floor_of(pen, pool)} nodes"
-    spare = Demand(app=app, need=0.0, keep=0.0, waiting=0, running=0, urgency=(3, 0.0), why=reason)
+    spare = Demand(app=app, why=reason)
     missing -= _undrain(pen, spare, pool, missing * pool.slots) // pool.slots
-    count = _affordable(pen, pool.name, pool, missing) if missing > 0 else 0
-    if count:
-        _launch(pen, pool, app, count, reason)
+    nodes = _affordable(pen, pool.name, pool, missing) if missing > 0 else 0
+    if nodes:
+        _launch(pen, pool, app, nodes, reason)

@@ -7,12 +7,19 @@ deadlines are moments in these values, never sleeps. The store writes it down wh
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fleetd.core.flow import Flow, Rate
+from fleetd.core.forecast import Season
+from fleetd.core.life import Life
+from fleetd.core.margin import FIRST_PRICE_S
 from fleetd.core.model import NodeId, Order, Phase, Seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that is or will be. `heard_at` is when its worker last spoke; `missing_at` since when it is not listed."""
+    """A node that is or will be. `missing_at`: since when it is not listed. `idle_at`: since when it runs nothing.
+
+    `heard_at` is when its worker last spoke, to within half of a lease's time: it is renewed no oftener than that.
+    """
 
     id: NodeId
     pool: str
@@ -23,7 +30,7 @@ class Node:
     slots: int
     key: str = ""
     busy: int = 0
-    idle_s: Seconds = 0.0
+    idle_at: Seconds | None = None
     digest: str = ""
     heard_at: Seconds | None = None
     missing_at: Seconds | None = None
@@ -68,7 +75,8 @@ class PoolMemory:
 class QueueMemory:
     """The last good reading of a queue and what is learned of its jobs.
 
-    `rate` arrivals per second; `service_n`, `service_sum_s`: decayed count and sum of ended jobs' service times.
+    `price_s`: what a late job is worth, in slot-seconds; `judged`, `late`: jobs, in weights that fade within days.
+    `told`: its workers tell of starts and ends. `owed`: a fraction of a start that is estimated and not counted yet.
     """
 
     waiting: int = 0
@@ -77,12 +85,25 @@ class QueueMemory:
     learned_at: Seconds | None = None
     blind_at: Seconds | None = None
     why_blind: str = ""
-    arrivals: tuple[tuple[Seconds, int], ...] = ()  # (bucket, how many) within the window that `rate` is taken over
-    rate: float = 0.0
-    service_n: float = 0.0
-    service_sum_s: Seconds = 0.0
-    running_sum_s: Seconds = 0.0
-    need: float = 0.0
+    flow: Flow = Flow()
+    life: Life = Life()
+    season: Season = Season()
+    rate: Rate = Rate()
+    need: float = 0.0  # its own part of its app's need, without the margin
+    price_s: Seconds = FIRST_PRICE_S
+    judged: float = 0.0
+    late: float = 0.0
+    told: bool = False
+    owed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The slots that were cheapest for a load at a moment."""
+
+    slots: int = 0
+    load: float = 0.0
+    at: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +118,7 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All of it. `peaks` holds, by app, the falling maxima of its need, newest last: what scale-in looks back at."""
+    """All of it. `peaks`, by "APP in POOL": the falling maxima of its need, newest last; scale-in looks back at it."""
 
     epoch: int = 0
     now: Seconds = 0.0
@@ -109,6 +130,7 @@ class Memory:
     pools: Mapping[str, PoolMemory] = field(default_factory=dict)
     queues: Mapping[str, QueueMemory] = field(default_factory=dict)
     peaks: Mapping[str, tuple[tuple[Seconds, float], ...]] = field(default_factory=dict)
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)  # likewise, by load and margin
     launched: tuple[tuple[Seconds, int], ...] = ()  # (when, how many) within the last minute: the ramp limits
     stopped: tuple[tuple[Seconds, int], ...] = ()
     spend: Spend = Spend()

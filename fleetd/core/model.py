@@ -145,7 +145,8 @@ class Policy:
     currency: str = "EUR"
     budget: BudgetPolicy = BudgetPolicy()
     limits: LimitsPolicy = LimitsPolicy()
-    stability: Literal["calm", "thrifty"] = "calm"
+    stability: Literal["calm", "thrifty", "bounded"] = "calm"
+    safe: bool = False  # late jobs are to be rare: the margin is not let shrink as far as the objective allows
     controller: ControllerPolicy = ControllerPolicy()
     alerts: AlertsPolicy = AlertsPolicy()
 
@@ -220,13 +221,17 @@ class LeaseView:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the workers did for one queue since the last tick; `running_s` are the ages of the jobs running now."""
+    """What the workers did for one queue since the last tick; `running_s` are the ages of the jobs running now.
+
+    `ended`: ended jobs by the length of their service, in buckets floor(4·log2(milliseconds)).
+    """
 
     started: int = 0
     done: int = 0
     failed: int = 0
     service_s: Seconds = 0.0
     running_s: tuple[Seconds, ...] = ()
+    ended: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

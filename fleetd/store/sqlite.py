@@ -1,4 +1,4 @@
-"""The journal, the memory and the dead letters of one fleet, in one SQLite file.
+"""The journal, the memory, the history and the dead letters of one fleet, in one SQLite file.
 
 Promises: what `commit` returned from is on the disk, also after a crash of the machine where it was `durable`; what
 `add_dead` returned is on the disk in any case; a second controller on the same folder is refused; all that it raises is
@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from fleetd.codecs.history import HistoryRow, dump_row, load_row
 from fleetd.codecs.lease import DeadLetter
 from fleetd.core.memory import Memory
 from fleetd.errors import FleetdError
@@ -34,7 +35,9 @@ CREATE TABLE IF NOT EXISTS journal (
 CREATE TABLE IF NOT EXISTS dead (
     id TEXT PRIMARY KEY, at REAL NOT NULL, pool TEXT NOT NULL, node TEXT NOT NULL, letter TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS history (at REAL PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """
+HISTORY_S: Final = 35 * 86400.0  # five weeks, so that a month can be looked back at with its first week's season
 JOURNAL_ROWS: Final = 200_000
 PRUNE_EVERY: Final = 1000
 BUSY_S: Final = 5.0
@@ -52,6 +55,19 @@ class Entry:
     epoch: int = 0
 
 
+def dump_memory(memory: Memory) -> bytes:
+    """Return a memory as JSON."""
+    return _MEMORY.dump_json(memory)
+
+
+def load_memory(body: str | bytes) -> Memory | None:
+    """Read a memory; None where another version wrote what cannot be read."""
+    try:
+        return _MEMORY.validate_json(body)
+    except ValidationError:
+        return None
+
+
 class Store:
     """One fleet's file, `fleet.db` in its state folder."""
 
@@ -60,7 +76,7 @@ class Store:
         self.folder = folder
         self._path = folder / "fleet.db"
         self._handle: int | None = None
-        self._writes = 0
+        self._writes = self._rows = 0
         self._turn = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
@@ -114,10 +130,7 @@ class Store:
         Losing it is survivable by design: the nodes are found again as strays and adopted.
         """
         rows = self._read("SELECT body FROM memory")
-        try:
-            return _MEMORY.validate_json(rows[0][0]) if rows else None
-        except ValidationError:
-            return None
+        return load_memory(rows[0][0]) if rows else None
 
     def epoch(self) -> int:
         """Return the newest epoch that the journal knows: keys of orders must not come again even without a memory."""
@@ -126,7 +139,7 @@ class Store:
     def commit(self, memory: Memory, entries: Iterable[Entry] = (), *, durable: bool = False) -> None:
         """Write memory and journal in one transaction. `durable`: it survives the machine's crash, not only ours."""
         rows = [(entry.at or time.time(), memory.epoch, entry.kind, entry.text) for entry in entries]
-        body = _MEMORY.dump_json(memory)
+        body = dump_memory(memory)
         with self._write(durable=durable) as db:
             db.execute("INSERT OR REPLACE INTO memory VALUES (1, ?)", (body,))
             db.executemany("INSERT INTO journal (at, epoch, kind, text) VALUES (?, ?, ?, ?)", rows)
@@ -140,6 +153,21 @@ class Store:
             "SELECT kind, text, at, seq, epoch FROM journal WHERE seq > ? ORDER BY seq DESC LIMIT ?", (after, last)
         )
         return [Entry(*row) for row in reversed(rows)]
+
+    def add_history(self, row: HistoryRow) -> None:
+        """Keep a row of the history; what is older than `HISTORY_S` is forgotten."""
+        with self._write(durable=False) as db:
+            db.execute("INSERT OR REPLACE INTO history VALUES (?, ?)", (row.at_s, dump_row(row)))
+            self._rows += 1
+            if self._rows % PRUNE_EVERY == 1:
+                db.execute("DELETE FROM history WHERE at < ?", (row.at_s - HISTORY_S,))
+
+    def history(self, since_s: float = 0.0) -> Iterator[HistoryRow]:
+        """Yield the rows that begin at or after a time (seconds since 1970), oldest first."""
+        if not self._read("SELECT 1 FROM sqlite_master WHERE name = 'history'"):
+            return  # an older version wrote this file, and it was never opened to write since
+        for at_s, body in self._read("SELECT at, body FROM history WHERE at >= ? ORDER BY at", (since_s,)):
+            yield load_row(at_s, body)
 
     def add_dead(self, pool: str, node: str, letters: Iterable[DeadLetter]) -> list[str]:
         """Keep dead letters and return their ids; one that is here already is not stored twice."""

@@ -21,6 +21,7 @@ def make_app(controller: Controller, join_secret: str, operator_token: str) -> S
     asked: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "status": operators.status,
         "explain": operators.explain,
+        "glimpse": operators.glimpse,
         "journal": operators.journal,
         "logs": operators.logs,
         "dead": operators.dead,

@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from fleetd.control.dead import letter_of, retry
 from fleetd.control.loop import Controller
+from fleetd.control.shadow import dump_glimpse
 from fleetd.control.status import status
+from fleetd.core.explain import deep
 from fleetd.core.model import (
     Command,
     DrainAllCommand,
@@ -64,7 +66,9 @@ class Operators:
         return JSONResponse({"entries": rows})
 
     async def explain(self, request: Request) -> Response:
-        """Give what was said of each app and pool at a moment, in seconds since 1970."""
+        """Give what was said of each app and pool at a moment, in seconds since 1970; or the terms of the last tick."""
+        if _whole(request, "deep", 0):
+            return JSONResponse({"deep": deep(*self._controller.basis)})
         said = self._controller.store.sentences(float(_whole(request, "at", 0)))
         return JSONResponse(
             {
@@ -72,6 +76,11 @@ class Operators:
                 "at": {about: at for about, (at, _) in said.items()},
             }
         )
+
+    async def glimpse(self, request: Request) -> Response:
+        """Give what a shadow needs: the whole memory, and the ages of the running jobs."""
+        del request
+        return Response(dump_glimpse(self._controller), media_type="application/json")
 
     async def logs(self, request: Request) -> Response:
         """Give the last lines of a node, also of one that is gone."""

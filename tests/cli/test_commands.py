@@ -92,6 +92,13 @@ def test_without_a_controller_the_exit_code_is_3(argv, capsys):
     assert capsys.readouterr().err.startswith("fleetd: no controller runs here (looked in ")
 
 
+def test_deep_terms_are_those_of_the_last_decision(capsys):
+    assert command("explain", "--deep", "--at", "10m") == 2
+    line = "fleetd: --at: --deep tells of the last decision; leave one of the two out\n"
+    assert capsys.readouterr().err == line
+    assert command("explain", "--deep") == 3
+
+
 def test_an_unreachable_url_is_named(monkeypatch, capsys):
     url = f"http://127.0.0.1:{servers.free_port()}"
     monkeypatch.setenv("FLEETD_URL", url)

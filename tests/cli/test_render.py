@@ -4,6 +4,7 @@ from rich.console import Console
 
 from fleetd.cli import render
 from fleetd.control.status import picture_of
+from fleetd.core.life import Curve, Life
 from fleetd.core.memory import Memory, Node, PoolMemory, QueueMemory
 from fleetd.core.model import Phase, Plan
 from tests.core.world import policy, pool
@@ -19,15 +20,16 @@ def drawn(memory: Memory, **extra: object) -> str:
     return console.export_text()
 
 
+LIFE = Life(jobs=9.0, curve=Curve(21.0, (0.0,), (0.0,), 2.2, 1.0))
+
+
 def node(name: str, phase: Phase, busy: int = 0) -> Node:
-    return Node(name, "local", "photos", phase, 90.0, 80.0, 2, busy=busy, heard_at=99.0, idle_s=7.0)
+    return Node(name, "local", "photos", phase, 90.0, 80.0, 2, busy=busy, heard_at=99.0, idle_at=93.0)
 
 
 def test_queue_pool_nodes_and_reasons_are_shown():
     memory = Memory(
-        queues={
-            "resize": QueueMemory(waiting=41, running=3, read_at=99.0, service_n=9.0, service_sum_s=18.0, need=6.5)
-        },
+        queues={"resize": QueueMemory(waiting=41, running=3, read_at=99.0, life=LIFE, need=6.5)},
         nodes={n.id: n for n in (node("local/1.1", Phase.READY, 1), node("local/2.2", Phase.QUARANTINED))},
     )
     lines = drawn(memory).splitlines()

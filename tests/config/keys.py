@@ -44,7 +44,7 @@ def form(node: dict[str, Any]) -> tuple[str, Any]:
         return f"list of {form(node['items'])[0]}", lambda items: f"[{', '.join(items)}]"
     if node["type"] == "object":
         return "secret" if "env" in node.get("properties", ()) else "whole numbers by name", str
-    return WORDS[node["type"]], str
+    return WORDS[node["type"]], lambda value: str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_section(node: dict[str, Any]) -> bool:

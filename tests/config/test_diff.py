@@ -48,6 +48,8 @@ def test_a_policy_does_not_differ_from_itself():
         ("hour: 5", "hour: 5.5", "budget.hour: 5 -> 5.5"),
         ("launches: 20/min", "launches: 1/s", "limits.launches: 20/min -> 60/min"),
         ("stability: calm", "stability: thrifty", "stability: calm -> thrifty"),
+        ("stability: calm", "stability: bounded", "stability: calm -> bounded"),
+        ("stability: calm", "stability: calm\nsafe: true", "safe: false -> true"),
         ("127.0.0.1:7117", "127.0.0.1:7118", "controller.listen.port: 7117 -> 7118"),
         ("act: false", "act: true", "pools.burst.act: false -> true"),
         ("on: [blind, dead]", "on: [dead]", "alerts.on: [blind, dead] -> [dead]"),

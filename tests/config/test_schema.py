@@ -55,6 +55,8 @@ def test_the_example_and_the_first_policy_are_valid_for_the_real_adapters():
         ("fleet: small", "fleet: small\ncontroller: {token: hunter2}"),
         ("fleet: small", "fleet: small\ncontroller: {token: {env: A, file: B}}"),
         ("fleet: small", "fleet: small\nlimits: {launches: 5/day}"),
+        ("fleet: small", "fleet: small\nstability: bound"),
+        ("fleet: small", "fleet: small\nsafe: 1"),
         ("slots: 1", 'slots: "1"'),
         ("slots: 1", "slots: 0"),
         ("process: {}", "process: {nicer: 1}"),

@@ -81,6 +81,17 @@ def test_what_is_left_out_has_the_default_of_the_model():
     assert policy.pools["local"].price_per_h == 0.0
 
 
+@pytest.mark.parametrize("word", ["calm", "thrifty", "bounded"])
+@pytest.mark.parametrize(("written", "safe"), [("true", True), ("false", False)])
+def test_the_dials_are_read(word, written, safe):
+    policy = read(SMALL.replace("version: 1", f"version: 1\nstability: {word}\nsafe: {written}"))
+    assert (policy.stability, policy.safe) == (word, safe)
+
+
+def test_left_alone_the_dials_stand_at_calm_and_not_safe():
+    assert (read(SMALL).stability, read(SMALL).safe) == ("calm", False)
+
+
 def test_words_that_old_yaml_takes_for_something_else_are_text():
     text = SMALL.replace('"*"', "no").replace("[work]", "[on, 12:30, 2026-11-24, y]")
     policy = read(text)

@@ -50,7 +50,7 @@ def settle(toy: Toy) -> None:
         if not toy.waiting and not any(box.jobs for box in toy.boxes.values()):
             break
         toy.step()
-    run(toy, [0] * 200)
+    run(toy, [0] * 600)
 
 
 @fast
@@ -140,10 +140,9 @@ def test_undrain_comes_before_launch():
         toy.memory = replace(toy.memory, nodes={**toy.memory.nodes, name: node})
     toy.policy = replace(toy.policy, queues={"resize": replace(toy.policy.queues["resize"], service_s=600.0)})
     plan = toy.step()
-    need = toy.memory.queues["resize"].need  # 3·600/621 waiting and 2·exp(-21/600) running
-    assert need == pytest.approx(4.83, abs=0.01)
+    assert toy.memory.queues["resize"].need == 3.0  # those that wait: who runs already drains with its slot
     assert [i.node for i in plan.intents if isinstance(i, Undrain)] == ["local/1"]
-    assert [i.order.count for i in plan.intents if isinstance(i, Launch)] == [4]
+    assert [i.order.count for i in plan.intents if isinstance(i, Launch)] == [2]
 
 
 @fast
@@ -177,7 +176,7 @@ def test_lost_node_is_no_capacity_yet_counts_against_max(most, replaced):
     Seen to fail with LOST added to SERVING, and with `held` leaving lost nodes out.
     """
     toy = Toy(policy(pool(max_nodes=most)), 1, service_s=(3000.0, 3001.0), boot_s=(1.0, 1.0))
-    run(toy, [4, *[0] * 10])
+    run(toy, [4, *[0] * 40])
     ready = [n for n in toy.memory.nodes.values() if n.phase is Phase.READY]
     assert len(ready) == 4
     lost = toy.boxes[ready[0].id]
@@ -312,7 +311,7 @@ def test_a_held_pool_is_left_as_it_is_and_moves_again_by_itself():
     run(toy, [4] * 5)
     toy.step(commands=(HoldCommand("local", 60.0),))
     count = len(toy.boxes)
-    plans = run(toy, [9] * 20 + [0] * 38)
+    plans = run(toy, [40] * 20 + [0] * 38)
     assert len(toy.boxes) == count
     assert "limited: local is held by an operator for" in plans[5].sentences["app photos"]
     assert not [i for plan in plans for i in plan.intents]
@@ -416,7 +415,7 @@ def test_the_fleet_ends_and_launches_nothing_more():
 
 def test_the_dearest_goes_first():
     """Scale-in order. Seen to fail with the sort key's sign turned."""
-    cheap, dear = pool("cheap", price_per_h=0.1), pool("dear", price_per_h=1.0, billing_minimum_s=200.0)
+    cheap, dear = pool("cheap", price_per_h=0.1), pool("dear", price_per_h=1.0)
     toy = Toy(policy(cheap, dear), 10, service_s=(5.0, 6.0), boot_s=(1.0, 2.0))
     run(toy, [12] * 30)
     assert {b.pool for b in toy.boxes.values()} == {"cheap", "dear"}
@@ -441,8 +440,8 @@ def test_a_paid_minimum_is_used_up():
     assert box.fenced
 
 
-def test_numbers_of_the_first_demand_rule():
-    """412 jobs of 1.2 s, objective 30 s: 412·1.2/(1.2 + 21) = 22.3 slots, so 23 nodes with one slot each."""
+def test_numbers_of_a_first_burst():
+    """412 jobs of 1.2 s, objective 30 s, boots unknown: a slot up after 15 s takes 1 + 15/1.2 = 13.5: 30.5, so 31."""
     fleet = policy(pool(max_nodes=100))
     fleet = replace(fleet, queues={"resize": replace(fleet.queues["resize"], service_s=1.2)})
     toy = Toy(fleet, 1)
@@ -450,12 +449,12 @@ def test_numbers_of_the_first_demand_rule():
     plan, memory = decide(replace(toy.observe(), now=1.0), fleet, Memory(epoch=1))
     (launch,) = plan.intents
     assert isinstance(launch, Launch)
-    assert memory.queues["resize"].need == pytest.approx(412 * 1.2 / 22.2)
-    assert (launch.order.count, launch.order.total, launch.order.key) == (23, 23, "1-1")
+    assert memory.queues["resize"].need == 31.0
+    assert (launch.order.count, launch.order.total, launch.order.key) == (31, 31, "1-1")
     assert plan.sentences["app photos"] == (
-        "needs 22.3 slots, has 23 there or coming: "
+        "needs 31.0 slots, has 31 there or coming: "
         "resize: 412 waiting, 0 running, 0.0/s arriving, 1.2 s each (assumed), "
-        "to start within 30 s: 22.3 slots. launching 23 in local"
+        "to start within 30 s. launching 31 in local"
     )
 
 

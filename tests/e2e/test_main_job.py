@@ -99,6 +99,12 @@ def test_wake_drain_explain_and_plan(naps):
     assert (woken.returncode, woken.stdout) == (0, "local holds at least 2 nodes for 3600 s\n")
     naps.until("two nodes are ready", lambda: len(naps.nodes("ready")) == 2)
     assert "holds at least 2" in naps.fleetd("explain", "local").stdout
+    deep = naps.fleetd("explain", "local", "--deep").stdout
+    assert "pool local: 2 nodes (measured), between 2 and " in deep
+    assert {line.partition(": ")[0] for line in deep.splitlines()} == {"app naps in local", "pool local"}
+    terms = json.loads(naps.fleetd("explain", "--deep", "--json").stdout)
+    assert any(text.startswith("0 waiting, 0 running (measured)") for text in terms["queue nap of naps"]), terms
+    assert "did you mean 'local'" in naps.fleetd("explain", "locl", "--deep").stderr
     node = naps.nodes("ready")[0]
     assert naps.fleetd("drain", node).returncode == 0
     naps.until(

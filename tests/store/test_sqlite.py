@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from fleetd.codecs.lease import DeadLetter
-from fleetd.core.memory import Memory, Node, Pending, PoolMemory, QueueMemory, Spend, Wake
+from fleetd.core.flow import Flow, Rate
+from fleetd.core.forecast import Season
+from fleetd.core.life import Curve, Life
+from fleetd.core.memory import Memory, Node, Pending, PoolMemory, QueueMemory, Spend, Wake, Wanted
 from fleetd.core.model import Order, Phase
 from fleetd.errors import FleetdError
 from fleetd.store import sqlite
@@ -38,7 +41,7 @@ RICH = Memory(
             slots=4,
             key=f"7-{at}",
             busy=at,
-            idle_s=1.5,
+            idle_at=1.5,
             digest="abc",
             heard_at=None if at % 2 else 999.0,
             missing_at=998.0 if at % 2 else None,
@@ -51,8 +54,20 @@ RICH = Memory(
     },
     orders={"7-41": Pending(Order("7-41", "local", "photos", 3, 9, 7), 995.0)},
     pools={"local": PoolMemory((1.0, 2.5), 2, 1e12, "quota", 0.5, 0.0, (Wake(2, 1200.0),))},
-    queues={"resize": QueueMemory(5, 2, 999.0, 999.0, None, "", ((995.0, 3),), 0.05, 12.0, 30.0, 4.0, 2.2)},
-    peaks={"photos": ((990.0, 7.5), (999.0, 2.0))},
+    queues={
+        "resize": QueueMemory(
+            waiting=5,
+            running=2,
+            read_at=999.0,
+            flow=Flow(900.0, 7, ((995.0, 3),), ((998.0, 5),), 1),
+            life=Life(((40, 2.5),), 2.5, 2.5, 3.0, 0.5, 998.0, Curve(21.0, (0.0, 0.5), (0.0, 0.1), 3.3, 1.5)),
+            season=Season((-1.0, 2.0), 7, 3, 2.0, whole=True, season_error=0.5, persistence_error=1.5),
+            rate=Rate(0.05, 0.01, 60.0, 0.0),
+            price_s=12.5,
+        )
+    },
+    peaks={"photos in local": ((990.0, 7.5), (999.0, 2.0))},
+    wanted={"photos in local": Wanted(7, 6.5, 999.0)},
     launched=((990.0, 3),),
     stopped=((991.0, 1),),
     spend=Spend(1000.0, ((16, 0.25),), "2026-11", 12.5),

@@ -295,6 +295,26 @@ async def test_the_status_has_what_is_documented(site: Site) -> None:
     assert {"app photos", "pool local", "pool burst"} == set(raw["why"])
 
 
+async def test_deep_explains_the_last_tick_by_the_memory_of_before_it(site: Site) -> None:
+    site.fleet.source.waiting = 40
+    await until(lambda: site.fleet.controller.memory.nodes)
+    _, _, before = site.fleet.controller.basis
+    assert before.now < site.fleet.controller.memory.now
+    lines = (await site.operator("GET", "/v1/explain?deep=1")).json()["deep"]
+    names = {line.partition(": ")[0] for line in lines}
+    assert names == {
+        *("queue resize of photos", "app photos", "app photos in local", "app photos in burst"),
+        *("pool local", "pool burst"),
+    }
+    assert any(line.startswith("queue resize of photos: 40 waiting") for line in lines)
+
+
+@pytest.mark.parametrize("deep", ["x", "-1"])
+async def test_a_wrong_deep_is_422(site: Site, deep: str) -> None:
+    answer = await site.operator("GET", f"/v1/explain?deep={deep}")
+    assert refusal(answer) == (422, f"deep: must be a whole number, not {deep!r}")
+
+
 @pytest.mark.parametrize("events", ["x", "-1", "1.5", "", "²"])
 async def test_a_wrong_number_of_events_is_422(site: Site, events: str) -> None:
     answer = await site.operator("GET", f"/v1/status?events={events}")

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from fleetd.control.schedule import floors, month
+from fleetd.config.schedule import Schedules, month
 from fleetd.core.model import SchedulePolicy
 from tests.control.fleet import policy
 
@@ -15,7 +15,9 @@ HOUR_S = 3600.0
 
 def holds(cron: str, for_h: float, at: datetime, *, timezone: str = "Europe/Berlin", lead_s: float = 0.0) -> bool:
     schedule = SchedulePolicy("rush", cron, for_h * HOUR_S, {"photos": 24})
-    wanted = floors(policy(schedules={"rush": schedule}, timezone=timezone), at.timestamp(), {"photos": lead_s})
+    wanted = Schedules(policy(schedules={"rush": schedule}, timezone=timezone)).floors(
+        at.timestamp(), {"photos": lead_s}
+    )
     assert wanted in ({}, {"photos": 24})
     return bool(wanted)
 
@@ -83,8 +85,8 @@ def test_floors_of_several_schedules_are_the_highest_by_app() -> None:
         "a": SchedulePolicy("a", "0 7 * * *", 4 * HOUR_S, {"photos": 4, "mail": 9}),
         "b": SchedulePolicy("b", "0 8 * * *", HOUR_S, {"photos": 24}),
     }
-    fleet = policy(schedules=schedules, timezone="Europe/Berlin")
-    seen = [floors(fleet, berlin(2026, 11, 2, hour, 30).timestamp(), {}) for hour in (6, 7, 8, 9, 11)]
+    known = Schedules(policy(schedules=schedules, timezone="Europe/Berlin"))
+    seen = [known.floors(berlin(2026, 11, 2, hour, 30).timestamp(), {}) for hour in (6, 7, 8, 9, 11)]
     assert seen == [{}, {"photos": 4, "mail": 9}, {"photos": 24, "mail": 9}, {"photos": 4, "mail": 9}, {}]
 
 
@@ -93,3 +95,11 @@ def test_the_month_is_the_policys_time_zones() -> None:
     assert month(policy(timezone="Europe/Berlin"), at) == "2026-11"
     assert month(policy(timezone="UTC"), at) == "2026-10"
     assert month(policy(timezone="America/New_York"), at) == "2026-10"
+
+
+def test_what_is_kept_of_a_firing_is_worked_out_again_once_it_is_over_or_the_clock_steps_back() -> None:
+    schedule = SchedulePolicy("rush", "30 7 * * *", HOUR_S, {"photos": 24})
+    known = Schedules(policy(schedules={"rush": schedule}, timezone="Europe/Berlin"))
+    hours = [(2, 7, 0), (2, 7, 45), (2, 8, 31), (3, 7, 45), (2, 7, 45), (1, 6, 0)]
+    seen = [bool(known.floors(berlin(2026, 11, *at).timestamp(), {})) for at in hours]
+    assert seen == [False, True, False, True, True, False]
