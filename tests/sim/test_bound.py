@@ -47,7 +47,7 @@ def test_no_jobs_cost_nothing():
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_plan_that_can_be_done_is_cheaper(seed):
-    """Seen to fail with the boots of the first step left out, and with the lower limit of the work not put off."""
+    """Seen to fail with half a boot more for each node, and with the wait left out of the lower limit of the work."""
     chance = random.Random(seed)
     wait_s, boot_s = chance.choice([0.0, 5.0, 30.0, 300.0]), chance.choice([5.0, 90.0, 600.0])
     jobs = poisson(chance, chance.choice([0.01, 0.1, 1.0]), chance.choice([3.0, 20.0, 400.0]), 200)

@@ -6,7 +6,7 @@ Defaults: target_duration 5 s, wait_count 3: what is too much three times in a r
 or that have no task, never one at work.
 
 Not the default: an interval of 5 s instead of 1 s, which gives what was found for this peer. At 1 s it starts workers
-and gives them back so often that it costs up to a third more and has as many late jobs.
+and gives them back so often that it costs up to a third more, with no fewer late jobs.
 """
 
 from collections import deque
