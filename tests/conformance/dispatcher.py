@@ -12,7 +12,7 @@ import pytest
 
 from fleetd.codecs import admin
 from fleetd.codecs.gearman import Kind
-from tests.conformance.gearman_peer import Peer, ask
+from tests.conformance.gearman_peer import Peer, ask, left
 from tests.servers import Server
 
 BG = Kind.SUBMIT_JOB_BG
@@ -133,7 +133,7 @@ class DispatcherConformance:
             with Peer(server) as client:
                 handle = client.submit(unique=b"u")
                 assert other.submit(BG, unique=b"u") == handle
-            other.settle()
+            left(server, 2)
             packet = worker.ask(Kind.GRAB_JOB_UNIQ)
             assert (packet.kind is Kind.JOB_ASSIGN_UNIQ) == self.differs.keeps_joined
 
@@ -220,10 +220,10 @@ class DispatcherConformance:
             assert worker.ask(Kind.WORK_COMPLETE, handle, b"late").args[0] == b"JOB_NOT_FOUND"
 
     def test_a_foreground_job_is_not_run_for_nobody(self, server: Server) -> None:
-        with Peer(server) as watcher, Peer(server, b"f") as worker:
+        with Peer(server, b"f") as worker:
             with Peer(server) as client:
                 client.submit()
-            watcher.settle()
+            left(server, 1)
             counted = ask(server, "status").startswith("f\t1\t")
             assert counted == self.differs.counts_abandoned
             assert worker.grab_nothing()

@@ -1,6 +1,7 @@
 """A client or worker by hand: one blocking socket, packets out and in."""
 
 import socket
+import time
 from types import TracebackType
 from typing import Self
 
@@ -111,6 +112,14 @@ def ask(server: Server, command: str) -> str:
             assert data, f"hung up after {text!r}"
             text += data
     return text.decode()
+
+
+def left(server: Server, others: int) -> None:
+    """Return once only so many connections are there besides the asking one: a threaded server hears of an end late."""
+    deadline = time.monotonic() + LIMIT_S
+    while ask(server, "workers").count("\n") - 1 > others + 1:
+        assert time.monotonic() < deadline, ask(server, "workers")
+        time.sleep(0.01)
 
 
 def _ended(text: bytes) -> bool:
