@@ -106,11 +106,11 @@ def _terms(pen: Pen, app: str, rules: Sequence[QueuePolicy], boots: Mapping[str,
     for name in pools:
         boot = boots[name].or_guess(tightest_s)
         ratio = _per_slot(pen, name) / bridge if bridge else 1.0
-        if seen and boot.late_s > tightest_s and ratio < 1.0 and pen.policy.stability != "bounded":
+        if seen and not boot.in_time(tightest_s) and ratio < 1.0 and pen.policy.stability != "bounded":
             terms[name] = bridged(seen, boot, pen.draft.now, ratio)
             continue
         if boot not in made:
-            if seen and (boot.late_s <= tightest_s or pen.policy.stability == "bounded"):
+            if seen and (boot.in_time(tightest_s) or pen.policy.stability == "bounded"):
                 made[boot] = just_in_time(seen, boot, groups, pen.draft.now)
             else:
                 made[boot] = ahead(seen, boot, groups, pen.draft.now, pen.draft.memory.wanted.get(key_of(app, name)))
@@ -125,7 +125,7 @@ def _bridge(pen: Pen, pools: Sequence[str], boots: Mapping[str, Boot], tightest_
         _per_slot(pen, name)
         for name in pools
         if boots[name].known_s
-        and boots[name].late_s <= tightest_s
+        and boots[name].in_time(tightest_s)
         and pen.draft.pools[name].open_until <= pen.draft.now
         and pen.census.held(name) < pen.policy.pools[name].max_nodes
     ]
@@ -209,7 +209,11 @@ def _hold(pen: Pen, boot: Boot, rules: Sequence[QueuePolicy], *, in_time: bool) 
     if not in_time:
         return max(HOLD_AHEAD * boot.paid_s, floor_s)
     queues = pen.draft.queues
-    late_s = max([boot.slower(r.objective.wait_s - TICK_S) * queues[r.name].price_s for r in rules], default=0.0)
+    late_s = 0.0
+    for rule in rules:
+        queue, allowed = queues[rule.name], 1.0 - rule.objective.share
+        if queue.late > allowed * queue.judged:  # more are late than may be: an idle slot saves one of them
+            late_s = max(late_s, boot.slower(rule.objective.wait_s - TICK_S) * queue.price_s)
     return max(HOLD_IN_TIME * boot.paid_s + min(late_s, MOST_HELD_S), floor_s)
 
 

@@ -44,6 +44,10 @@ class Boot:
         """Return itself; or, where no boot is known yet, the hope that one is fast enough: the first ones will tell."""
         return self if self.known_s else replace(self, late_s=0.5 * tightest_s, middle_s=0.5 * tightest_s)
 
+    def in_time(self, wait_s: Seconds) -> bool:
+        """Whether nearly all boots are over before a job has waited too long; a look sees their ends a little late."""
+        return self.late_s <= wait_s + TICK_S
+
     def slower(self, than_s: Seconds) -> float:
         """Return the share of boots that take longer."""
         return sum(boot_s > than_s for boot_s in self.known_s) / max(1, len(self.known_s))
