@@ -22,6 +22,10 @@ class Group:
     coming: list[tuple[Seconds, int]] = field(default_factory=list)  # (ordered at, slots)
     draining: list[Node] = field(default_factory=list)  # none of the above: they may be given back
 
+    def up_by(self, until: Seconds, boot_s: Seconds) -> int:
+        """Return the slots that are up at a moment, where a boot takes `boot_s`."""
+        return self.up + sum([slots for at, slots in self.coming if at + boot_s <= until])
+
 
 @dataclass(slots=True)
 class Census:

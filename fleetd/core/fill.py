@@ -198,7 +198,7 @@ def _counted(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> int:
             total += group.slots
         else:
             boot_s = boot_estimate(pen.draft.pools[pool.name], 0.5) or demand.terms[pool.name].boot_s
-            total += group.up + sum(slots for at, slots in group.coming if at + boot_s <= until)
+            total += group.up_by(until, boot_s)
     return total
 
 

@@ -16,7 +16,7 @@ from fleetd.core.margin import learn_price
 from fleetd.core.memory import Memory, PoolMemory, QueueMemory
 from fleetd.core.model import Policy, QueuePolicy, Reading, Seconds, Work
 
-HEADROOM: Final = 0.7  # of the objective: what a job is thought to take while nothing is known of it
+HEADROOM: Final = 0.7  # of the objective: for working off who waits, and for a job of which nothing is known
 BOOTS_KNOWN: Final = 3  # from so many on a pool is known
 BOOT_FLOOR_S: Final = 30.0
 BOOT_UNKNOWN_S: Final = 300.0

@@ -18,6 +18,7 @@ from typing import Final
 
 from fleetd.core.capacity import Group
 from fleetd.core.forecast import growth
+from fleetd.core.learn import HEADROOM, prior
 from fleetd.core.life import Curve, draw, lived, still_running
 from fleetd.core.margin import Load, Risk, wanted
 from fleetd.core.memory import QueueMemory, Wanted
@@ -25,7 +26,6 @@ from fleetd.core.model import QueuePolicy, Seconds
 
 HORIZON_BOOTS: Final = 2.0  # a number of slots is judged by the lateness after so many boots
 WAITING_SHARE: Final = 0.25  # of the jobs that will still wait have to be worked off at once
-OBJECTIVE_SHARE: Final = 0.7  # of the objective they are worked off in
 FRESH_S: Final = 4.5
 FRESH_LOAD: Final = 0.5
 TICK_S: Final = 2.0  # what an order may come later than it should
@@ -79,7 +79,7 @@ class Seen:
     curve: Curve = field(init=False)
 
     def __post_init__(self) -> None:
-        self.curve = self.memory.life.curve or draw(self.memory.life, (), OBJECTIVE_SHARE * self.rule.objective.wait_s)
+        self.curve = self.memory.life.curve or draw(self.memory.life, (), prior(self.rule))
 
     def load(self, ahead_s: Seconds, now: Seconds) -> tuple[Load, Risk]:
         """Return the slots that its jobs will use `ahead_s` from now, and what its late jobs cost."""
@@ -156,7 +156,7 @@ def _still_waiting(one: Seen, slots: int, ahead_s: Seconds) -> float:
     if mean_s < ahead_s:
         left = max(0.0, queued - 0.5 * max(0.0, slots / mean_s - one.memory.rate.per_s) * ahead_s)
     share = max(WAITING_SHARE, mean_s / (mean_s + ahead_s))  # jobs longer than a boot need slots of their own
-    return share * left * mean_s / (mean_s + OBJECTIVE_SHARE * one.rule.objective.wait_s)
+    return share * left * mean_s / (mean_s + HEADROOM * one.rule.objective.wait_s)
 
 
 def just_in_time(seen: Sequence[Seen], boot: Boot, groups: Sequence[tuple[Boot, Group]], now: Seconds) -> Term:
@@ -173,7 +173,7 @@ def _in_time(group: Group, its: Boot, boot: Boot, now: Seconds) -> int:
     """Return the slots of a pool that there will be when a node with boots like `boot`, ordered now, is up."""
     if its.known_s == boot.known_s:
         return group.slots
-    return group.up + sum([slots for at, slots in group.coming if at + its.middle_s <= now + boot.late_s])
+    return group.up_by(now + boot.late_s, its.middle_s)
 
 
 def lacking(one: Seen, boot: Boot, groups: Sequence[tuple[Boot, Group]], now: Seconds) -> float:

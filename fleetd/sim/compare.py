@@ -10,15 +10,16 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from math import ceil
-from typing import ClassVar, Final
+from typing import Final
 
 from fleetd.core.model import Policy, PoolPolicy, Seconds
 from fleetd.errors import UsageError
 from fleetd.providers.simulated import SimulatedOptions
 from fleetd.sim.bound import HOUR_S, PoolCost, bound_pools
+from fleetd.sim.peers.static import static
 from fleetd.sim.result import Result
 from fleetd.sim.run import Setup, simulate, simulate_peer
-from fleetd.sim.scaler import Scaler, View
+from fleetd.sim.scaler import Scaler
 from fleetd.sim.trace import Trace
 from fleetd.sim.verdict import BOUND, meets
 
@@ -71,7 +72,7 @@ def smallest(policy: Policy, traces: Mapping[str, Trace], setup: Setup, say: Say
     def good(nodes: int) -> bool:
         if nodes not in tried:
             say(STATIC, 1.0 - 0.7 ** (len(tried) + 1))
-            tried[nodes] = simulate_peer(_held(policy, nodes), traces, setup, _constant(nodes))
+            tried[nodes] = simulate_peer(_held(policy, nodes), traces, setup, static(nodes))
         return meets(tried[nodes], allowed)
 
     low, high = 0, min(most, max(1, ceil(_mean_load(policy, traces))))
@@ -84,24 +85,6 @@ def smallest(policy: Policy, traces: Mapping[str, Trace], setup: Setup, say: Say
     each = " for each app" if len(policy.apps) > 1 else ""
     note = f"{high} nodes at all times{each}" + ("" if good(high) else ", the most that the pools allow, are too few")
     return replace(tried[high], notes=(*tried[high].notes, note))
-
-
-class _Constant:
-    """Wants the same for ever."""
-
-    name: ClassVar[str] = STATIC
-    every_s: ClassVar[Seconds] = 60.0
-    recent_first: ClassVar[bool] = False
-    nodes: ClassVar[int] = 0
-
-    def wanted(self, view: View) -> int:
-        """Return the number that it was made with."""
-        del view
-        return self.nodes
-
-
-def _constant(nodes: int) -> type[Scaler]:
-    return type("Constant", (_Constant,), {"nodes": nodes})
 
 
 def _held(policy: Policy, nodes: int) -> Policy:

@@ -21,6 +21,8 @@ from fleetd.sim.trace import Trace
 from tests.core.world import Toy, policy, pool
 from tests.sim import fleets
 
+pytestmark = pytest.mark.slow
+
 TICK_S = 1.0
 ARRIVALS = st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, 6]), min_size=20, max_size=60)
 POOLS = st.sampled_from([{}, {"slots": 4}, {"billing_minimum_s": 60.0}, {"slots": 2, "price_per_h": 1.0}])

@@ -23,6 +23,8 @@ from tests.certificates import Certificates
 from tests.dispatchers.embedded.serving import embedded
 from tests.dispatchers.peers import liar, says, silent
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "0123456789abcdef0123456789abcdef"
 PLAIN = "answers in plain text; Debian's gearmand has no TLS and ignores --ssl: use a tunnel, or fleetd dispatcher"
 

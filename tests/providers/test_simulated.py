@@ -276,6 +276,7 @@ def store_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 async def test_workers_become_ready_drain_and_go(rig, store_folder, monkeypatch):
     monkeypatch.setattr(simulated, "BEAT_S", 0.05)
     async with controlled(rig, store_folder, clock=time.time, boot=(0.2, 0.4)) as controller:
@@ -318,6 +319,7 @@ async def test_a_boot_that_fails_is_up_but_never_ready(rig, store_folder, monkey
         assert controller.leases.views() == {}
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_told_to_stop_ends_its_node(rig, store_folder, monkeypatch):
     monkeypatch.setattr(simulated, "BEAT_S", 0.05)
     options: dict[str, Any] = {"clock": time.time, "boot": (0.0, 0.1)}

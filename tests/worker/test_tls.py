@@ -17,6 +17,8 @@ from tests.dispatchers.embedded.serving import embedded
 from tests.worker.conftest import StartWorker
 from tests.worker.harness import until
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
