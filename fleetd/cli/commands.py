@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from fleetd.cli import more, simulate
+from fleetd.cli import more, release, simulate
 from fleetd.cli.asking import Fleet, Json, PolicyFile, ask, done, duration
 from fleetd.errors import FleetdError, PolicyError, UsageError
 
@@ -183,6 +183,7 @@ def drain(
 
 
 app.add_typer(more.app)
+app.add_typer(release.app)
 app.add_typer(simulate.app)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import httpx
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,6 +14,8 @@ from fleetd.errors import FleetdError, UnreachableError, UsageError
 
 FILE: Final = "controller.json"
 TIMEOUT_S: Final = 10.0
+TRANSFER_S: Final = 300.0  # between two signs of life: a large release is verified before it is answered
+CHUNK: Final = 256 * 1024
 
 
 class Settings(BaseSettings):
@@ -65,18 +69,46 @@ def _alive(path: Path) -> bool:
 
 def call(method: str, path: str, fleet: str | None = None, **body: Any) -> dict[str, Any]:
     """Call the API and return its answer; raises UnreachableError, or FleetdError with what the controller said."""
+    with _asked(method, path, fleet, TIMEOUT_S, json=body or None) as answer:
+        return _said(answer)
+
+
+def upload(path: str, file: BinaryIO, fleet: str | None = None) -> dict[str, Any]:
+    """Send a file's bytes and return the answer; raises as `call` does."""
+    parts = iter(lambda: file.read(CHUNK), b"")
+    with _asked("POST", path, fleet, TRANSFER_S, content=parts) as answer:
+        return _said(answer)
+
+
+def download(path: str, file: BinaryIO, fleet: str | None = None) -> None:
+    """Write an answer's bytes into a file; raises as `call` does."""
+    with _asked("GET", path, fleet, TRANSFER_S) as answer:
+        if answer.is_error:
+            _said(answer)
+        file.writelines(answer.iter_bytes(CHUNK))
+
+
+@contextmanager
+def _asked(method: str, path: str, fleet: str | None, timeout_s: float, **body: Any) -> Iterator[httpx.Response]:
     url, token = _where(fleet)
     headers = {"Authorization": f"Bearer {token}"}
     try:
-        answer = httpx.request(
-            method, f"{url}{path}", json=body or None, headers=headers, timeout=TIMEOUT_S, trust_env=False
-        )
-        raw = answer.json()
+        with (
+            httpx.Client(timeout=timeout_s, trust_env=False) as http,
+            http.stream(method, f"{url}{path}", headers=headers, **body) as answer,
+        ):
+            yield answer
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UnreachableError(f"the controller at {url} does not answer: {error}") from None
-    except ValueError:
-        raise FleetdError(f"{url}{path}: the answer is not JSON; is that a fleetd controller?") from None
+
+
+def _said(answer: httpx.Response) -> dict[str, Any]:
+    answer.read()
+    try:
+        raw = dict(answer.json())
+    except (ValueError, TypeError):
+        raise FleetdError(f"{answer.url}: the answer is not JSON; is that a fleetd controller?") from None
     if answer.is_error:
         kind = UsageError if answer.status_code == 422 else FleetdError
         raise kind(str(raw.get("error", f"HTTP {answer.status_code}")))
-    return dict(raw)
+    return raw

@@ -22,6 +22,7 @@ from fleetd.cli.dry import remembered
 from fleetd.cli.remote import announce, call, state_folder
 from fleetd.config import diff, load
 from fleetd.control.alerts import Alerts
+from fleetd.control.code import Code
 from fleetd.control.embedded import end, ensure, keep
 from fleetd.control.loop import Controller, Say
 from fleetd.control.outlook import Adapters
@@ -67,19 +68,21 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     controller = _shadow(policy, store, log) if options.shadow else _live(policy, store, url, join, log)
-    server = make_server(make_app(controller, join, token))
+    code = Code(policy, store.folder)
+    server = make_server(make_app(controller, join, token, code))
     announce(store.folder, url, token, shadow=options.shadow)
     whose = "shadow of fleet" if options.shadow else "fleet"
     log("start", f"{whose} {policy.fleet}, epoch {controller.memory.epoch}, {url}, state in {store.folder}")
     if not options.shadow:
         await ensure(policy, store.folder)
+        await code.look(controller, log)  # before the first tick: without code, nothing is launched
     life = asyncio.create_task(controller.run())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     others = [serving]
     if not options.shadow:
         alerts = Alerts(lambda: controller.policy.alerts, log).run(lambda: status(controller, 0))
         kept = keep(lambda: controller.policy, store.folder, log)
-        others += [asyncio.create_task(alerts), asyncio.create_task(kept)]
+        others += [asyncio.create_task(one) for one in (alerts, kept, code.watch(controller, log))]
     _on_signals(controller, life, path, options, log)
     if options.live:
         others.append(asyncio.create_task(_view(controller)))

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import starmap
+from math import sqrt
 from typing import Any, Final, Literal, TypeVar
 
 from fleetd.errors import ProtocolError
@@ -20,6 +21,9 @@ from fleetd.errors import ProtocolError
 PROTOCOL: Final = 1
 MAX_BODY: Final = 4 * 1024 * 1024
 SCHEME: Final = "Fleetd-HMAC-SHA256"
+LEAST_FAILED: Final = 5  # fewer failures are chance, or a bad batch of jobs
+DEVIATIONS: Final = 4.0
+SLACK: Final = 200
 ANSWER_HEADER: Final = "X-Fleetd-Signature"
 
 
@@ -33,6 +37,28 @@ class JobCounts:
     service_s: float = 0.0
     buckets: dict[str, int] = field(default_factory=dict)
     running_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseCounts:
+    """Of one release on one worker: jobs that ended well and not, and jobs whose slot died under no other release."""
+
+    done: int = 0
+    failed: int = 0
+    crashed: int = 0
+
+    def worse_than(self, before: "ReleaseCounts") -> str | None:
+        """Return why a release fails more often than the one before, beyond chance; None where it does not.
+
+        The failures of n jobs at the share p deviate by sqrt(n·p·(1-p)); DEVIATIONS of that are no chance. That share
+        is taken from what ended before, and from SLACK jobs of which one failed: few that all went well prove little.
+        """
+        ended = self.done + self.failed
+        share = (before.failed + 1) / (before.done + before.failed + SLACK)
+        likely = ended * share + DEVIATIONS * sqrt(ended * share * (1.0 - share))
+        if self.failed < LEAST_FAILED or self.failed <= likely:
+            return None
+        return f"{self.failed} of {ended} jobs failed, where {100 * share:.1f} % did before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +80,9 @@ class Lease:
     """A worker's claim to be alive. `boot` and `seq` order the claims of one process; `idle_s` since the last job.
 
     `order` is the number of the newest order that `state` already obeys: "drained" means nothing to a controller that
-    has since ordered work and drained again, unless the worker had heard of it.
+    has since ordered work and drained again, unless the worker had heard of it. "starting": no code runs here yet, so
+    this is no capacity. `digest` is the release that takes jobs, `refused` why others must not run here, `releases`
+    what the newest few did.
     """
 
     fleet: str
@@ -63,7 +91,7 @@ class Lease:
     boot: str
     seq: int
     app: str
-    state: Literal["working", "draining", "drained"]
+    state: Literal["starting", "working", "draining", "drained"]
     slots: int
     busy: int
     idle_s: float = 0.0
@@ -72,6 +100,8 @@ class Lease:
     digest: str = ""
     crashes: int = 0
     order: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    releases: dict[str, ReleaseCounts] = field(default_factory=dict)
     jobs: dict[str, JobCounts] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     protocol: int = PROTOCOL
@@ -89,16 +119,21 @@ class LeaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
-    """What the worker should be doing. The newest `number` counts; missing one loses nothing."""
+    """What the worker should be doing. The newest `number` counts; missing one loses nothing.
+
+    `release` is the digest of the code to run; "" leaves it as it is. `pardoned` names one that may be tried again.
+    """
 
     number: int
     state: Literal["work", "drain", "stop"]
     deadline_s: float | None = None
+    release: str = ""
+    pardoned: str = ""
     epoch: int = 0
     protocol: int = PROTOCOL
 
 
-Message = TypeVar("Message", JobCounts, DeadLetter, Lease, LeaseAnswer, WorkerOrder)
+Message = TypeVar("Message", JobCounts, ReleaseCounts, DeadLetter, Lease, LeaseAnswer, WorkerOrder)
 
 
 def dump(message: Lease | LeaseAnswer | WorkerOrder) -> bytes:
@@ -114,11 +149,15 @@ def load_lease(body: bytes) -> Lease:
     if not isinstance(dead, list):
         raise ProtocolError("lease: dead: must be a list")
     raw["jobs"] = {name: _make(JobCounts, value, f"lease: jobs: {name}") for name, value in jobs.items()}
+    releases = _map(raw, "releases", "lease")
+    raw["releases"] = {
+        name: _make(ReleaseCounts, value, f"lease: releases: {name}") for name, value in releases.items()
+    }
     raw["dead"] = [_make(DeadLetter, value, f"lease: dead: {at}") for at, value in enumerate(dead)]
     lease = _make(Lease, raw, "lease")
     if not 0 <= lease.busy <= lease.slots:
         raise ProtocolError(f"lease: busy: {lease.busy} of {lease.slots} slots is impossible")
-    if lease.state not in ("working", "draining", "drained"):
+    if lease.state not in ("starting", "working", "draining", "drained"):
         raise ProtocolError(f"lease: state: unknown state {lease.state!r}")
     return lease
 
@@ -159,6 +198,7 @@ _CHECKS: Final[Mapping[Any, Callable[[Any], bool]]] = {
     float | None: lambda value: value is None or _number(value),
     list[float]: lambda value: isinstance(value, list) and all(map(_number, value)),
     list[str]: lambda value: isinstance(value, list) and all(map(_text, value)),
+    dict[str, str]: lambda value: isinstance(value, dict) and all(map(_text, (*value, *value.values()))),
     dict[str, int]: lambda value: isinstance(value, dict) and all(starmap(_bucket, value.items())),
 }
 

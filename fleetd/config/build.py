@@ -31,6 +31,9 @@ from fleetd.core.model import (
     Policy,
     PoolPolicy,
     QueuePolicy,
+    RecyclePolicy,
+    ReleasesPolicy,
+    ReloadPolicy,
     SchedulePolicy,
     SourcePolicy,
 )
@@ -78,6 +81,7 @@ def build(parts: Parts) -> Policy:
         safe=top.safe,
         controller=_controller(top.controller),
         alerts=AlertsPolicy() if top.alerts is None else _alerts(top.alerts),
+        releases=ReleasesPolicy(top.releases.store, tuple(top.releases.keys), top.releases.keep),
     )
 
 
@@ -87,8 +91,18 @@ def _source(name: str, shape: SourceShape, parts: Parts) -> SourcePolicy:
 
 
 def _app(name: str, shape: AppShape) -> AppPolicy:
-    path = shape.release.path if shape.release else None
-    return AppPolicy(name, path, tuple(shape.exec or ()), shape.drain.signal, shape.drain.deadline)
+    reload, recycle = shape.reload, shape.recycle
+    return AppPolicy(
+        name=name,
+        path=shape.release.path if shape.release else None,
+        exec=tuple(shape.exec or ()),
+        drain_signal=shape.drain.signal,
+        drain_s=shape.drain.deadline,
+        attempts=shape.attempts,
+        memory=shape.memory or 0,
+        reload=ReloadPolicy(reload.overlap, reload.health, reload.probation, reload.canary, reload.crashes),
+        recycle=RecyclePolicy(recycle.jobs or 0, recycle.age or 0.0, recycle.memory or 0),
+    )
 
 
 def _queue(name: str, shape: QueueShape) -> QueuePolicy:
@@ -111,12 +125,13 @@ def _pool(name: str, shape: PoolShape, parts: Parts) -> PoolPolicy:
         kind=of.kind,
         options=of.options,
         apps=tuple(dict.fromkeys(shape.apps)),
-        slots=shape.slots,
+        slots=shape.slots.total,
         min_nodes=shape.min,
         max_nodes=shape.max,
         price_per_h=shape.price,
         billing_minimum_s=shape.billing.minimum,
         act=of.acts if shape.act is None else shape.act,
+        per_process=shape.slots.per_process,
     )
 
 

@@ -31,6 +31,7 @@ def check(root: Tree, valid: Valid, findings: Findings) -> None:
     _overlaps(root, findings)
     _floors(root, valid, findings)
     _unbounded_jobs(root, valid, findings)
+    _unsigned(root, findings)
 
 
 def _entries(root: Tree, section: str) -> Mapping[str, Tree]:
@@ -100,7 +101,7 @@ def _floors(root: Tree, valid: Valid, findings: Findings) -> None:
         return
     for name, schedule in valid.schedules.items():
         for app, slots in schedule.floor.items():
-            most = sum(pool.max * pool.slots for pool in valid.pools.values() if app in pool.apps)
+            most = sum(pool.max * pool.slots.total for pool in valid.pools.values() if app in pool.apps)
             tree = root.at(("schedules", name, "floor", app))
             if slots > most and tree and app in _entries(root, "apps"):
                 text = f"{slots} slots are more than the pools that run {quoted(app)} can hold, which is {most}"
@@ -158,3 +159,15 @@ def _unbounded_jobs(root: Tree, valid: Valid, findings: Findings) -> None:
         if priced and "job_limit" not in queue.items:
             text = f"is missing: with a budget, jobs on a priced pool ({', '.join(priced)}) need a limit"
             findings.add(queue.key, ("queues", name, "job_limit"), text)
+
+
+def _unsigned(root: Tree, findings: Findings) -> None:
+    """Code that is watched in a folder bears no signature; with a key configured it must run nowhere."""
+    keys = root.at(("releases", "keys"))
+    if keys is None or not keys.value:
+        return
+    for name, app in _entries(root, "apps").items():
+        path = app.at(("release", "path"))
+        if path is not None:
+            text = "code from a folder bears no signature, and releases.keys asks for one: write `release: pushed`"
+            findings.add(path.place, ("apps", name, "release", "path"), text)

@@ -181,6 +181,13 @@ Rate = Annotated[
         examples=["20/min"],
     ),
 ]
+Size = Annotated[
+    int,
+    BeforeValidator(units.size),
+    _schema(
+        {"type": "integer", "minimum": 0}, {"type": "string", "pattern": units.SIZE_PATTERN}, examples=["512MB", "2GB"]
+    ),
+]
 Amount = Annotated[float, BeforeValidator(_amount), WithJsonSchema({"type": "number", "minimum": 0})]
 
 Fleet = Annotated[str, AfterValidator(_fleet), WithJsonSchema({"type": "string", "pattern": FLEET_PATTERN})]

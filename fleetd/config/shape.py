@@ -5,10 +5,14 @@ What concerns several entries at once is in `check`. Defaults are those of `core
 """
 
 import os.path
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from fleetd.config.findings import quoted
 from fleetd.config.scalars import (
@@ -22,15 +26,28 @@ from fleetd.config.scalars import (
     Price,
     Rate,
     Share,
+    Size,
     Text,
     Timezone,
     Webhook,
     is_loopback,
     split_listen,
 )
-from fleetd.core.model import AlertsPolicy, BudgetPolicy, ControllerPolicy, Objective, OnBlind, Policy, PoolPolicy
+from fleetd.core.model import (
+    AlertsPolicy,
+    AppPolicy,
+    BudgetPolicy,
+    ControllerPolicy,
+    Objective,
+    OnBlind,
+    Policy,
+    PoolPolicy,
+    ReleasesPolicy,
+    ReloadPolicy,
+)
 
 VERSION: Final = 1
+PUSHED: Final = "pushed"
 MAX_SLOTS: Final = 4096
 MAX_NODES: Final = 100_000
 
@@ -60,13 +77,35 @@ class SourceShape(Shape):
 
 
 class ReleaseShape(Shape):
-    """Worker code of ours."""
+    """Worker code of ours: `pushed`, as releases; or from a folder that is watched, for development."""
 
-    path: Text = Field(description="The folder of the code, relative to the policy file.")
+    path: Text | None = Field(
+        default=None,
+        description="The folder of the code, relative to the policy file; a change in it is loaded at once. "
+        "`release: pushed` instead runs what `fleetd release activate` names.",
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell editors of the short form, too."""
+        folder = {**handler(core_schema), "required": ["path"]}
+        return {"anyOf": [folder, {"const": PUSHED}]}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_a_word(cls, given: Any) -> Any:
+        """`release: pushed` says it all."""
+        if given == PUSHED:
+            return {}
+        if isinstance(given, Mapping) and not given:
+            raise ValueError("needs a path; or write `release: pushed`")
+        return given
 
     @field_validator("path")
     @classmethod
-    def _is_there(cls, path: str, info: ValidationInfo) -> str:
+    def _is_there(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is None:
+            return None
         assert info.context is not None, "a policy is validated with its surroundings"
         full = os.path.abspath(Path(info.context["base_dir"]) / path)  # noqa: PTH100 - links stay as they are
         if info.context.get("code", True) and not os.path.isdir(full):  # noqa: PTH112 - Path.is_dir raises on names that are too long
@@ -85,14 +124,55 @@ class DrainShape(Shape):
     )
 
 
+class ReloadShape(Shape):
+    """How a new release takes over."""
+
+    overlap: int = Field(
+        default=ReloadPolicy().overlap,
+        ge=0,
+        le=MAX_SLOTS,
+        description="Slots of the new release on a node beyond its slots; 1 is slot by slot, where memory is short. "
+        "0: all of them.",
+    )
+    health: Duration = Field(
+        default=ReloadPolicy().health_s, description="How long the app's health check may take, once it is imported."
+    )
+    probation: DurationOrZero = Field(
+        default=ReloadPolicy().probation_s,
+        description="How long a release is on trial after it took over: what goes wrong turns it back.",
+    )
+    canary: DurationOrZero = Field(
+        default=ReloadPolicy().canary_s, description="How long the nodes of a canary are watched before the others."
+    )
+    crashes: int = Field(
+        default=ReloadPolicy().crashes, ge=1, le=1000, description="So many jobs that crash a release turn it back."
+    )
+
+
+class RecycleShape(Shape):
+    """When a slot's process is renewed, between two jobs."""
+
+    jobs: int | None = Field(default=None, ge=1, description="After so many jobs.")
+    age: Duration | None = Field(default=None, description="Once it is so old.")
+    memory: Size | None = Field(default=None, description="Once it has grown so large, as 300MB.")
+
+
 class AppShape(Shape):
     """A set of job functions. Exactly one of `release` and `exec`."""
 
-    release: ReleaseShape | None = Field(default=None, description="Worker code of ours, in a folder.")
+    release: ReleaseShape | None = Field(default=None, description="Worker code of ours.")
     exec: list[Text] | None = Field(
         default=None, min_length=1, description="The command line of a foreign worker, word by word; no shell reads it."
     )
     drain: DrainShape = Field(default=DrainShape(), description="How a worker is told to finish.")
+    attempts: int = Field(
+        default=AppPolicy("").attempts, ge=1, le=1000, description="Attempts of a job before it is a dead letter."
+    )
+    memory: Size | None = Field(
+        default=None, description="What one slot may use by itself, as 512MB; a job that uses more is ended."
+    )
+    reload: ReloadShape = Field(default=ReloadShape(), description="How a new release takes over.")
+    recycle: RecycleShape = Field(default=RecycleShape(), description="When a slot's process is renewed.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -140,11 +220,45 @@ class BillingShape(Shape):
     )
 
 
+class SlotsShape(Shape):
+    """Jobs that one node runs at a time: a number, or processes of several jobs each."""
+
+    processes: int = Field(ge=1, le=MAX_SLOTS, description="Processes of a node.")
+    per_process: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SLOTS,
+        description="Jobs that one process runs at a time: async ones on its loop, others in threads.",
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell editors of the short form, too."""
+        return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SLOTS}, handler(core_schema)]}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_a_number(cls, given: Any) -> Any:
+        """`slots: 4` is four processes of one job each."""
+        return {"processes": given} if isinstance(given, int | str | float) else given
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if self.total > MAX_SLOTS:
+            raise ValueError(f"{self.total} slots are more than the {MAX_SLOTS} that one node may have")
+        return self
+
+    @property
+    def total(self) -> int:
+        """Jobs that one node runs at a time."""
+        return self.processes * self.per_process
+
+
 class PoolShape(Shape):
     """Nodes of one provider. Exactly one further key names the kind of provider and holds its options."""
 
     apps: list[Text] = Field(min_length=1, description="The apps that its nodes may run.")
-    slots: int = Field(ge=1, le=MAX_SLOTS, description="Jobs that one node runs at a time.")
+    slots: SlotsShape = Field(description="Jobs that one node runs at a time.")
     min: int = Field(default=0, ge=0, le=MAX_NODES, description="The fewest nodes to keep.")
     max: int = Field(ge=0, le=MAX_NODES, description="The most nodes to have.")
     price: Price = Field(default=0.0, description="The price of a node; {max: …} for one that varies.")
@@ -217,6 +331,25 @@ class AlertsShape(Shape):
     )
 
 
+class ReleasesShape(Shape):
+    """Where pushed releases are kept, and whose signature they need."""
+
+    store: Text = Field(
+        default=ReleasesPolicy().store,
+        description="A folder, relative to the fleet's own, or s3://BUCKET/PREFIX.",
+    )
+    keys: list[Text] = Field(
+        default=list(ReleasesPolicy().keys),
+        description="Public keys, `ed25519:…` each: with any, a release that none of them signed runs nowhere.",
+    )
+    keep: int = Field(
+        default=ReleasesPolicy().keep,
+        ge=1,
+        le=10_000,
+        description="Releases of an app that are kept beside those in use.",
+    )
+
+
 class SettingsShape(Shape):
     """The keys at the top of the file that are not tables of named entries."""
 
@@ -237,6 +370,7 @@ class SettingsShape(Shape):
     )
     controller: ControllerShape = Field(default=ControllerShape(), description="Where workers reach the controller.")
     alerts: AlertsShape | None = Field(default=None, description="Whom to tell of what an operator must hear.")
+    releases: ReleasesShape = Field(default=ReleasesShape(), description="Where pushed releases are kept.")
 
 
 class PolicyShape(SettingsShape):

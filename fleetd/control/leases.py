@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from fleetd.codecs.lease import JobCounts, Lease, LeaseAnswer, WorkerOrder
-from fleetd.core.memory import Node
+from fleetd.core.memory import Node, Rollout
 from fleetd.core.model import LeaseView, NodeId, Phase, Policy, Seconds, Work
 from fleetd.errors import ProtocolError
 
@@ -41,12 +41,14 @@ class LeaseBook:
         """`nudge` wakes the tick when a worker's state changes."""
         self._epoch, self._clock, self._nudge = epoch, clock, nudge
         self.policy = policy
+        self.rollouts: Mapping[str, Rollout] = {}  # by app; renewed with every tick
         self.entries: dict[NodeId, Entry] = {}
         self._work: dict[str, Work] = {}
 
     def adopt(self, nodes: Mapping[NodeId, Node]) -> None:
         """Say anew, after a restart, what each known node should be doing."""
         for name, node in nodes.items():
+            self._entry(name, node.app)
             match node.phase:
                 case Phase.DRAINING | Phase.STOPPING:
                     app = self.policy.apps.get(node.app)
@@ -79,11 +81,21 @@ class LeaseBook:
     def order(self, node: NodeId, state: Literal["work", "drain", "stop"], deadline_s: Seconds | None = None) -> None:
         """Give a worker its newest order and wake its long poll."""
         entry = self._entry(node)
-        _renew(entry, WorkerOrder(entry.order.number + 1, state, deadline_s, self._epoch))
+        before = entry.order
+        _renew(entry, replace(before, number=before.number + 1, state=state, deadline_s=deadline_s, epoch=self._epoch))
 
-    async def wait(self, node: NodeId, after: int, limit_s: Seconds) -> WorkerOrder | None:
-        """Return the newest order once its number is above `after`; None where none came within `limit_s`."""
+    def reload(self, node: NodeId, digest: str, pardoned: str = "") -> None:
+        """Have a worker run a release, and forget that it refused another."""
         entry = self._entry(node)
+        number = entry.order.number + 1
+        _renew(entry, replace(entry.order, number=number, release=digest, pardoned=pardoned, epoch=self._epoch))
+
+    async def wait(self, node: NodeId, after: int, limit_s: Seconds, app: str = "") -> WorkerOrder | None:
+        """Return the newest order once its number is above `after`; None where none came within `limit_s`.
+
+        A worker that is new here is told with it which release of its app to run.
+        """
+        entry = self._entry(node, app)
         if entry.order.number <= after:
             changed = entry.changed
             with suppress(TimeoutError):
@@ -131,12 +143,19 @@ class LeaseBook:
             if name not in known and now - entry.heard_at > 10 * TTL_S:
                 del self.entries[name]
 
-    def _entry(self, node: NodeId) -> Entry:
+    def _entry(self, node: NodeId, app: str = "") -> Entry:
         entry = self.entries.get(node)
         if entry is None:
-            entry = Entry(WorkerOrder(self._epoch << EPOCH_BITS, "work", None, self._epoch), heard_at=self._clock())
-            self.entries[node] = entry
+            first = WorkerOrder(self._epoch << EPOCH_BITS, "work", None, self._release(node, app), epoch=self._epoch)
+            entry = self.entries[node] = Entry(first, heard_at=self._clock())
+        elif app and not entry.order.release and (release := self._release(node, app)):
+            _renew(entry, replace(entry.order, number=entry.order.number + 1, release=release))
         return entry
+
+    def _release(self, node: NodeId, app: str) -> str:
+        """Return what a worker should run: what it was told last, or its app's active release."""
+        rollout = self.rollouts.get(app)
+        return rollout.told.get(node, rollout.active) if rollout else ""
 
     def _queue(self, function: str) -> str | None:
         for name, queue in self.policy.queues.items():
@@ -210,4 +229,6 @@ def _view(entry: Entry, lease: Lease, now: Seconds) -> LeaseView:
         lease.idle_s,
         now - entry.heard_at,
         lease.digest,
+        lease.refused,
+        lease.releases,
     )

@@ -35,6 +35,7 @@ from fleetd.core.model import (
     Plan,
     Policy,
     PoolPolicy,
+    Reload,
     Seconds,
     Stop,
     StopFailed,
@@ -72,6 +73,7 @@ class Controller:
         self._saved_at = self._said_at = 0.0
         self._nudged = asyncio.Event()
         self.leases = LeaseBook(self.memory.epoch, policy, self.clock, self.nudge)
+        self.leases.rollouts = self.memory.rollouts
         self.leases.adopt(self.memory.nodes)
         self.plan = Plan()
         self.observation = Observation(now=self.memory.now)
@@ -228,6 +230,7 @@ class Controller:
                 raise
             self.basis = (self.observation, self.policy, self.memory)
             self.plan, self.memory = plan, memory
+            self.leases.rollouts = memory.rollouts
             del self._outcomes[: len(self.observation.outcomes)]
             del self._commands[: len(self.observation.commands)]
             for event in plan.events:
@@ -281,6 +284,9 @@ class Controller:
             case Stop(pool, nodes, _, reason):
                 self._say("stop", f"{pool}: {', '.join(nodes)}: {reason}")
                 self._start(self._stop(intent))
+            case Reload(pool, node, digest, reason, pardoned):
+                self._say("reload", f"{pool}: {node}: {reason}")
+                self.leases.reload(node, digest, pardoned)
 
     def _send_again(self) -> None:
         """Send the orders that a restart left unanswered: their keys make sure that nothing is started twice."""
@@ -299,6 +305,7 @@ class Controller:
 
     async def _launch(self, order: Order) -> Outcome:
         try:
+            self._mind_release(order.app)
             provider = self._outlook.adapters.providers[order.pool]
             async with asyncio.timeout(LAUNCH_TIMEOUT_S):
                 launched = await provider.launch(order)
@@ -314,6 +321,11 @@ class Controller:
             return LaunchFailed(order.key, "error", f"{type(error).__name__}: {one_line(error)}")
         self._outlook.look_again(order.pool)
         return launched
+
+    def _mind_release(self, name: str) -> None:
+        app = self.policy.apps.get(name)
+        if app is not None and not (app.exec or app.path) and name not in self.memory.rollouts:
+            raise RefusedError(f"app {name} has no active release: push one with `fleetd release push`, activate it")
 
     async def _stop(self, stop: Stop) -> Outcome:
         try:

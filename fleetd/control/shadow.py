@@ -36,6 +36,7 @@ from fleetd.core.model import (
     Phase,
     Plan,
     Policy,
+    Reload,
     Seconds,
     Stop,
     Stopped,
@@ -276,6 +277,8 @@ def line(intent: Intent) -> str:
             return f"un-drain {node}: {reason}"
         case Stop(_, nodes, _, reason):
             return f"stop {', '.join(nodes)}: {reason}"
+        case Reload(_, node, _, reason):
+            return f"reload {node}: {reason}"
 
 
 def _key(intent: Intent) -> tuple[tuple[str, ...], int]:
@@ -289,3 +292,5 @@ def _key(intent: Intent) -> tuple[tuple[str, ...], int]:
             return ("un-drain", node), 1
         case Stop(_, nodes, _, _):
             return ("stop", *nodes), 1
+        case Reload(_, node, digest, _):
+            return ("reload", node, "to", digest), 1

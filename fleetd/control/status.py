@@ -1,12 +1,13 @@
 """One picture of the fleet as plain JSON values: what the API gives and every view renders. Reads, changes nothing."""
 
+from collections import Counter
 from typing import Any
 
 from fleetd import __version__
 from fleetd.control.loop import Controller
 from fleetd.core.learn import boot_estimate, mean_service
 from fleetd.core.lifecycle import COMING
-from fleetd.core.memory import Memory, Node
+from fleetd.core.memory import Memory, Node, Rollout
 from fleetd.core.model import Phase, Plan, Policy, Seconds
 
 
@@ -37,7 +38,22 @@ def picture_of(policy: Policy, memory: Memory, plan: Plan, now: Seconds) -> dict
         "nodes": [
             _node(node, now) for node in sorted(memory.nodes.values(), key=lambda n: (n.pool, n.launched_at, n.id))
         ],
+        "releases": {name: _release(memory, name) for name, app in policy.apps.items() if not app.exec},
         "why": dict(plan.sentences),
+    }
+
+
+def _release(memory: Memory, app: str) -> dict[str, Any]:
+    rollout = memory.rollouts.get(app, Rollout())
+    running = Counter(node.digest for node in memory.nodes.values() if node.app == app and node.digest)
+    return {
+        "active": rollout.active or None,
+        "previous": rollout.previous or None,
+        "candidate": rollout.candidate or None,
+        "stage": ("canary" if rollout.canary else "waves") if rollout.candidate else None,
+        "share": rollout.share,
+        "nodes": dict(running),
+        "refused": dict(rollout.refused),
     }
 
 
@@ -100,6 +116,6 @@ def _node(node: Node, now: Seconds) -> dict[str, Any]:
         "busy": node.busy,
         "idle_s": round(now - node.idle_at, 1) if node.idle_at is not None else 0.0,
         "lease_s": round(now - node.heard_at, 1) if node.heard_at is not None else None,
-        "digest": node.digest,
+        "digest": node.digest[:12],
         "reason": node.reason,
     }

@@ -34,6 +34,7 @@ def make_adapters(policy: Policy, home: Home) -> Adapters:
         servers={app: _servers(policy, app) for app in policy.apps},
         limits={app: _limit(policy, app) for app in policy.apps},
         token=lambda pool: join_token(home.join_secret, policy.fleet, pool),
+        keys=policy.releases.keys,
     )
     sources = {}
     for name, source in policy.sources.items():

@@ -1,5 +1,6 @@
 """The operator's commands, folded into memory: floors, drains, holds, pause, quarantine. What follows is `fill`'s."""
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import Final
 
@@ -7,13 +8,16 @@ from fleetd.core import lifecycle
 from fleetd.core.lifecycle import Event
 from fleetd.core.memory import Node, PoolMemory, Wake
 from fleetd.core.model import (
+    ActivateCommand,
     Command,
     DrainAllCommand,
     DrainCommand,
     HoldCommand,
     Observation,
+    PardonCommand,
     PauseCommand,
     QuarantineCommand,
+    RollbackCommand,
     WakeCommand,
 )
 from fleetd.core.track import Draft
@@ -21,7 +25,7 @@ from fleetd.core.track import Draft
 FOREVER: Final = 1e12  # finite, since JSON knows no infinity
 
 
-def take_commands(draft: Draft, observation: Observation) -> None:
+def take_commands(draft: Draft, observation: Observation, apps: Container[str]) -> None:
     """Fold in the commands; one that names nothing that is here is said to be ignored."""
     for name, memory in draft.pools.items():
         if any(wake.until <= draft.now for wake in memory.wakes):
@@ -36,6 +40,8 @@ def take_commands(draft: Draft, observation: Observation) -> None:
                 draft.events.append(f"fleet: an operator {'pauses all scaling' if paused else 'resumes scaling'}")
             case QuarantineCommand(_, str(node)) | DrainCommand(_, str(node)) if node in draft.nodes:
                 _node(draft, draft.nodes[node], command)
+            case ActivateCommand(name) | RollbackCommand(name) | PardonCommand(name) if name in apps:
+                pass  # the rollout's business
             case WakeCommand(pool) | HoldCommand(pool) | DrainCommand(pool, None) if pool in draft.pools:
                 _pool(draft, pool, draft.pools[pool], command)
             case _:

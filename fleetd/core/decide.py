@@ -14,6 +14,7 @@ from fleetd.core.fill import fill
 from fleetd.core.lifecycle import COMING
 from fleetd.core.memory import Memory, Spend, Wanted
 from fleetd.core.model import Blind, Launch, Observation, Phase, Plan, Policy, PoolPolicy, Seconds
+from fleetd.core.rollout import roll
 from fleetd.core.track import begin
 
 
@@ -33,7 +34,7 @@ class Worked:
 def work_out(observation: Observation, policy: Policy, memory: Memory) -> Worked:
     """Do all of a tick but the telling: `decide` and `explain` both tell of this."""
     draft = begin(observation, policy, memory)
-    take_commands(draft, observation)
+    take_commands(draft, observation, policy.apps)
     spend = budget.accrue(draft, observation, policy)
     launched, stopped = _recent(memory.launched, draft.now), _recent(memory.stopped, draft.now)
     pen = Pen(
@@ -70,12 +71,14 @@ def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Pl
         stopped=worked.stopped,
         spend=worked.spend,
     )
+    rollouts, reloads, events = roll(observation, policy, after)
+    after = replace(after, rollouts=rollouts)
     sentences = {f"app {name}": _say_app(pen, demand) for name, demand in worked.demands.items()}
     sentences |= {f"pool {name}": _say_pool(pen, pool) for name, pool in policy.pools.items()}
     warning = budget.warned(worked.spend, policy)
     if warning:
         sentences["budget"] = f"spent {warning}"
-    return Plan(tuple(pen.intents), sentences, tuple(draft.events)), after
+    return Plan((*pen.intents, *reloads), sentences, (*draft.events, *events)), after
 
 
 def resume(memory: Memory, now: Seconds) -> Memory:

@@ -107,6 +107,25 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout:
+    """Which releases the nodes of an app run: `active`, and `candidate` on a `share` of them while it comes in.
+
+    `previous` is what a rollback goes to, `refused` says by digest why a release stays out, `told` what each node was
+    told last. `settled_at`: since when all nodes of the share run the candidate; `active_at`: when `active` became so.
+    """
+
+    active: str = ""
+    previous: str = ""
+    candidate: str = ""
+    share: float = 0.0
+    canary: bool = False
+    settled_at: Seconds | None = None
+    active_at: Seconds = 0.0
+    refused: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[NodeId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Spend:
     """Money accrued: by minute for the last hour, and in the current month."""
 
@@ -129,6 +148,7 @@ class Memory:
     orders: Mapping[str, Pending] = field(default_factory=dict)
     pools: Mapping[str, PoolMemory] = field(default_factory=dict)
     queues: Mapping[str, QueueMemory] = field(default_factory=dict)
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)  # by app
     peaks: Mapping[str, tuple[tuple[Seconds, float], ...]] = field(default_factory=dict)
     wanted: Mapping[str, Wanted] = field(default_factory=dict)  # likewise, by load and margin
     launched: tuple[tuple[Seconds, int], ...] = ()  # (when, how many) within the last minute: the ramp limits

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from fleetd.codecs.lease import ReleaseCounts
+
 Seconds = float
 NodeId = str  # the provider's own: "POOL/PID.STARTTIME", a pod's UID, an instance id, a MAC
 
@@ -43,14 +45,44 @@ class SourcePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadPolicy:
+    """How a release takes over: `overlap` slots at a time on a node (0: all), on trial for `probation_s`.
+
+    `canary_s`: how long a canary is watched; `crashes`: so many jobs that crash it turn it back.
+    """
+
+    overlap: int = 0
+    health_s: Seconds = 3.0
+    probation_s: Seconds = 60.0
+    canary_s: Seconds = 60.0
+    crashes: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RecyclePolicy:
+    """When a slot's process is renewed between two jobs; 0 is never. Memory in bytes."""
+
+    jobs: int = 0
+    age_s: Seconds = 0.0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AppPolicy:
-    """A set of job functions (`path`, a folder of code) or a foreign worker (`exec`, a command line)."""
+    """A set of job functions, from pushed releases or from `path`, a folder; or a foreign worker (`exec`, a command).
+
+    `memory`: what one slot may use by itself, in bytes; 0: no limit.
+    """
 
     name: str
     path: str | None = None
     exec: tuple[str, ...] = ()
     drain_signal: str = "TERM"
     drain_s: Seconds | None = None  # a running job is given this long to end; None: as long as it takes
+    attempts: int = 3
+    memory: int = 0
+    reload: ReloadPolicy = ReloadPolicy()
+    recycle: RecyclePolicy = RecyclePolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +116,7 @@ class PoolPolicy:
     price_per_h: float = 0.0
     billing_minimum_s: Seconds = 0.0
     act: bool = True
+    per_process: int = 1  # of `slots`, so many share a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +125,15 @@ class AlertsPolicy:
 
     webhook: str | None = field(default=None, repr=False)  # its path may be a secret
     on: tuple[Literal["blind", "breaker", "budget", "dead"], ...] = ("blind", "breaker", "budget", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasesPolicy:
+    """Where pushed releases are kept, which public keys must have signed them (none: no matter), how many stay."""
+
+    store: str = "releases"
+    keys: tuple[str, ...] = ()
+    keep: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +191,7 @@ class Policy:
     safe: bool = False  # late jobs are to be rare: the margin is not let shrink as far as the objective allows
     controller: ControllerPolicy = ControllerPolicy()
     alerts: AlertsPolicy = AlertsPolicy()
+    releases: ReleasesPolicy = ReleasesPolicy()
 
 
 # ── what is observed
@@ -206,17 +249,22 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class LeaseView:
-    """The latest word of a worker: `age_s` seconds old, on a node with `slots`, of which `busy` run a job."""
+    """The latest word of a worker: `age_s` seconds old, on a node with `slots`, of which `busy` run a job.
+
+    `digest`: the release that it runs; `refused`: why others must not run there; `releases`: what they did.
+    """
 
     node: NodeId
     pool: str
     app: str
-    state: Literal["working", "draining", "drained"]
+    state: Literal["starting", "working", "draining", "drained"]
     slots: int
     busy: int
     idle_s: Seconds
     age_s: Seconds
     digest: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    releases: Mapping[str, ReleaseCounts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +377,42 @@ class QuarantineCommand:
     free: bool = False
 
 
-Command = WakeCommand | DrainCommand | DrainAllCommand | HoldCommand | PauseCommand | QuarantineCommand
+@dataclass(frozen=True, slots=True)
+class ActivateCommand:
+    """A release is to run on all nodes of an app: first on the share `canary` of them, or by waves, or `at_once`."""
+
+    app: str
+    digest: str
+    canary: float | None = None
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackCommand:
+    """An operator wants the release before: instead of the one that comes in, or of the active one."""
+
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
+class PardonCommand:
+    """An operator lets a refused release be activated again."""
+
+    app: str
+    digest: str
+
+
+Command = (
+    WakeCommand
+    | DrainCommand
+    | DrainAllCommand
+    | HoldCommand
+    | PauseCommand
+    | QuarantineCommand
+    | ActivateCommand
+    | RollbackCommand
+    | PardonCommand
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +485,18 @@ class Stop:
     reason: str
 
 
-Intent = Launch | Drain | Undrain | Stop
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Have a node run a release; `pardoned` is one that it is to forget having refused."""
+
+    pool: str
+    node: NodeId
+    digest: str
+    reason: str
+    pardoned: str = ""
+
+
+Intent = Launch | Drain | Undrain | Stop | Reload
 
 
 @dataclass(frozen=True, slots=True)

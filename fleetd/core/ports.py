@@ -18,7 +18,7 @@ class WorkerLaunch:
     """What a provider needs to start a worker that finds its way home.
 
     `apps` by name; `servers` the dispatchers by app; `limits` the job limit in seconds by app (None: no limit).
-    `token` makes the join token for one pool.
+    `keys`: who must have signed the code that it runs. `token` makes the join token for one pool.
     """
 
     fleet: str
@@ -29,6 +29,21 @@ class WorkerLaunch:
     servers: Mapping[str, tuple[str, ...]]
     limits: Mapping[str, Seconds | None]
     token: Callable[[str], str]
+    keys: tuple[str, ...] = ()
+
+    def options(self, app: AppPolicy, pool: PoolPolicy) -> list[str]:
+        """Return the part of a worker's command line that the policy decides, the same wherever it is started."""
+        limit_s, reload, recycle = self.limits.get(app.name), app.reload, app.recycle
+        given: list[tuple[str, object]] = [("--server", server) for server in self.servers.get(app.name, ())]
+        given += [("--key", key) for key in self.keys]
+        given += [("--slots", pool.slots // pool.per_process), ("--per-process", pool.per_process)]
+        given += [("--attempts", app.attempts), ("--job-limit", limit_s), ("--drain-deadline", app.drain_s)]
+        given += [("--overlap", reload.overlap), ("--health", reload.health_s), ("--crashes", reload.crashes)]
+        given += [("--probation", reload.probation_s), ("--slot-memory", app.memory)]
+        given += [("--recycle-jobs", recycle.jobs), ("--recycle-after", recycle.age_s)]
+        given += [("--recycle-memory", recycle.memory)]
+        words = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in given if value]
+        return [word for pair in words for word in pair]
 
 
 class Source(Protocol):

@@ -228,7 +228,7 @@ def _take_leases(draft: Draft, observation: Observation) -> None:
     nodes, now, ttl_s = draft.nodes, draft.now, observation.lease_ttl_s
     for name, lease in observation.leases.items():
         node = nodes.get(name)
-        if node is None or lease.pool != node.pool:
+        if node is None or lease.pool != node.pool or lease.state == "starting":
             continue
         age_s, busy = lease.age_s, lease.busy
         idle_at = None if busy else now - lease.idle_s - age_s

@@ -1,4 +1,4 @@
-"""Durations, prices, shares and rates: from what an owner writes to numbers, and back.
+"""Durations, prices, shares, rates and sizes: from what an owner writes to numbers, and back.
 
 Promises: pure and total. A reader returns a finite number or raises ValueError with one short sentence that names
 what was expected and never more than the start of what it got. A writer returns text that its reader turns into the
@@ -20,6 +20,7 @@ NUMBER_PATTERN: Final = rf"^ *{_NUMBER} *$"
 DURATION_PATTERN: Final = rf"^ *(?:{_NUMBER}|(?=[0-9])" + "".join(rf"(?:{_NUMBER}{u})?" for u in "dhms") + r") *$"
 PRICE_PATTERN: Final = rf"^ *{_NUMBER}(?: */ *(?:h|min|s))? *$"
 RATE_PATTERN: Final = PRICE_PATTERN
+SIZE_PATTERN: Final = rf"^ *({_NUMBER}) *([KMG]?)i?B? *$"
 SHARE_PATTERN: Final = rf"^ *{_NUMBER} *%? *$"
 
 _UNIT_S: Final[Mapping[str, Seconds]] = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -40,6 +41,17 @@ def seconds(value: object) -> Seconds:
     if result > MAX_S:
         raise ValueError(f"{_shown(value)} is longer than ten years")
     return result
+
+
+def size(value: object) -> int:
+    """Read `1048576`, "512MB" or "2 GiB" as bytes; K, M and G count by 1024, as the kernel does."""
+    expected = "expected a size such as 512MB or 2GB"
+    found = re.fullmatch(SIZE_PATTERN, value) if isinstance(value, str) else None
+    number = _number(found[1], expected, value) if found else _number(value, expected)
+    result = number * 1024 ** " KMG".index(found[2] or " ") if found else number
+    if result > MAX_NUMBER or not result.is_integer():
+        raise ValueError(f"{expected}, got {_shown(value)}")
+    return int(result)
 
 
 def money_per_h(value: object) -> float:
@@ -74,6 +86,14 @@ def show_seconds(value_s: Seconds) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
+
+
+def show_size(value: int) -> str:
+    """Write bytes as `size` reads them: 536870912 is "512MB"."""
+    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return str(value)
 
 
 def show_money_per_h(value: float) -> str:

@@ -70,8 +70,8 @@ class ProcessProvider:
     async def launch(self, order: Order) -> Launched:
         """Start what is missing of the order; a worker that runs already under its key is counted, not doubled."""
         app = self._launch.apps.get(order.app)
-        if app is None or app.path is None:
-            why = "is unknown here" if app is None else "only apps with `release: {path: …}` run here yet"
+        if app is None or app.exec:
+            why = "is unknown here" if app is None else "only apps with a `release` run here yet"
             raise RefusedError(f"pool {self._pool.name}: app {order.app}: {why}")
         async with self._turn:
             logs = await asyncio.to_thread(self._logs)
@@ -171,17 +171,13 @@ class ProcessProvider:
         return pid, start
 
     def _command(self, app: AppPolicy, key: str) -> Words:
-        limit_s = self._launch.limits.get(app.name)
-        command = [sys.executable, "-m", "fleetd.worker"]
-        for server in self._launch.servers.get(app.name, ()):
-            command += ["--server", server]
-        command += ["--app", str(app.path), "--app-name", app.name, "--slots", str(self._pool.slots)]
+        command = [sys.executable, "-m", "fleetd.worker", "--app-name", app.name]
         command += ["--fleet", self._launch.fleet, "--pool", self._pool.name]
         command += ["--controller", self._launch.controller_url, FLAG, key]
-        command += ["--spool", str(Path(self._launch.state_dir) / "dead")]
-        if limit_s is not None:
-            command += ["--job-limit", f"{limit_s:g}"]
-        return command
+        for name in ("spool", "cache"):
+            folder = "dead" if name == "spool" else name
+            command += [f"--{name}", str(Path(self._launch.state_dir) / folder)]
+        return [*command, *self._launch.options(app, self._pool)]
 
 
 def _reap() -> None:

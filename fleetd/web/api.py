@@ -1,4 +1,4 @@
-"""The controller's HTTP API: leases and orders for workers, status and commands for operators, all under /v1."""
+"""The controller's HTTP API: leases and orders for workers, status and commands for operators, releases for both."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,17 +7,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fleetd.control.code import Code
 from fleetd.control.loop import Controller
 from fleetd.errors import FleetdError
 from fleetd.web.operators import Operators
+from fleetd.web.releases import Releases
 from fleetd.web.wire import broken, gone, refuse, unknown
 from fleetd.web.workers import Workers
 
 
-def make_app(controller: Controller, join_secret: str, operator_token: str) -> Starlette:
-    """Return the ASGI application of one controller."""
+def make_app(controller: Controller, join_secret: str, operator_token: str, code: Code | None = None) -> Starlette:
+    """Return the ASGI application of one controller; with `code`, releases come and go, too."""
     workers = Workers(controller, join_secret)
-    operators = Operators(controller, operator_token)
+    operators = Operators(controller, operator_token, code)
+    releases = Releases(controller, code, join_secret, operators.guard).routes() if code else []
     asked: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "status": operators.status,
         "explain": operators.explain,
@@ -34,6 +37,9 @@ def make_app(controller: Controller, join_secret: str, operator_token: str) -> S
         "quarantine": operators.quarantine,
         "dead": operators.bury,
         "end": operators.end,
+        "activate": operators.activate,
+        "rollback": operators.rollback,
+        "release/pardon": operators.pardon,
     }
     return Starlette(
         routes=[
@@ -42,6 +48,7 @@ def make_app(controller: Controller, join_secret: str, operator_token: str) -> S
             Route("/v1/orders", workers.orders, methods=["GET"]),
             *(Route(f"/v1/{name}", operators.guard(handler), methods=["GET"]) for name, handler in asked.items()),
             *(Route(f"/v1/{name}", operators.guard(handler), methods=["POST"]) for name, handler in told.items()),
+            *releases,
         ],
         exception_handlers={
             FleetdError: refuse,

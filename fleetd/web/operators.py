@@ -9,19 +9,24 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from fleetd.control.code import Code
 from fleetd.control.dead import letter_of, retry
 from fleetd.control.loop import Controller
 from fleetd.control.shadow import dump_glimpse
 from fleetd.control.status import status
 from fleetd.core.explain import deep
+from fleetd.core.memory import Rollout
 from fleetd.core.model import (
+    ActivateCommand,
     Command,
     DrainAllCommand,
     DrainCommand,
     HoldCommand,
     NodeId,
+    PardonCommand,
     PauseCommand,
     QuarantineCommand,
+    RollbackCommand,
     WakeCommand,
 )
 from fleetd.errors import UsageError
@@ -38,8 +43,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Operators:
     """What operators and their commands call."""
 
-    def __init__(self, controller: Controller, token: str) -> None:
-        self._controller, self._token = controller, token
+    def __init__(self, controller: Controller, token: str, code: Code | None = None) -> None:
+        self._controller, self._token, self._code = controller, token, code
 
     def guard(self, handler: Handler) -> Handler:
         """Let through only those who bear the token."""
@@ -163,6 +168,49 @@ class Operators:
         node = self._node(target, "drain")
         done = f"{'stopping' if force else 'draining'} node {node}"
         return await self._submit(DrainCommand(node.partition("/")[0], node, force=force), done=done)
+
+    async def activate(self, request: Request) -> Response:
+        """Bring a release to the nodes of an app: by canary, or by waves."""
+        raw = await read_json(request)
+        app, digest = self._app(raw, "activate"), str(raw.get("digest", ""))
+        if self._controller.policy.apps[app].path is not None:
+            raise UsageError(f"activate: app {app!r} runs what is in its folder; for releases write `release: pushed`")
+        canary = number(raw, "canary", 0.0, 1.0) if raw.get("canary") is not None else None
+        if canary == 0.0:
+            raise UsageError("canary: must be more than 0")
+        if self._code is not None:
+            await asyncio.to_thread(self._code.fit, app, digest)
+        return await self._roll(app, ActivateCommand(app, digest, canary))
+
+    async def rollback(self, request: Request) -> Response:
+        """Go back to the release before."""
+        app = self._app(await read_json(request), "rollback")
+        return await self._roll(app, RollbackCommand(app))
+
+    async def pardon(self, request: Request) -> Response:
+        """Let a refused release be activated again."""
+        raw = await read_json(request)
+        app, digest = self._app(raw, "pardon"), str(raw.get("digest", ""))
+        refused = self._controller.memory.rollouts.get(app, Rollout()).refused
+        if digest not in refused:
+            raise UsageError(f"pardon: no release {digest[:12]!r} of {app!r} was refused")
+        return await self._roll(app, PardonCommand(app, digest))
+
+    async def _roll(self, app: str, command: Command) -> Response:
+        """Hand a command about releases in, and answer with what was said of it."""
+        answer = await self._submit(command, done="")
+        if answer.status_code != 200:
+            return answer
+        said = [event for event in self._controller.plan.events if event.startswith(f"app {app}: ")]
+        return JSONResponse({"said": said or [f"app {app}: taken; `fleetd status` shows how far it is"]})
+
+    def _app(self, raw: dict[str, Any], verb: str) -> str:
+        name, apps = str(raw.get("app", "")), self._controller.policy.apps
+        if name not in apps:
+            raise UsageError(f"{verb}: no app {name!r}{suggest(name, apps)}; there are {', '.join(apps)}")
+        if apps[name].exec:
+            raise UsageError(f"{verb}: app {name!r} is a foreign worker, which has no releases of ours")
+        return name
 
     async def end(self, request: Request) -> Response:
         """End the fleet: every node drains."""

@@ -32,13 +32,14 @@ class Workers:
         return _signed(key, signature, dump(await self._controller.accept(lease)))
 
     async def orders(self, request: Request) -> Response:
-        """Give the newest order once its number is above `after`; 204 where none came in time."""
+        """Give the newest order once its number is above `after`; 204 where none came in time. `app` is the node's."""
         scope, key, signature = self._verify(request, b"")
-        node, after = request.query_params.get("node", ""), request.query_params.get("after", "0")
+        asked = request.query_params
+        node, after, app = asked.get("node", ""), asked.get("after", "0"), asked.get("app", "")
         if not node or not _WHOLE.fullmatch(after):
             raise ProtocolError("orders: needs node=ID and after=NUMBER")
         _own(scope, node, "orders")
-        order = await self._controller.leases.wait(node, int(after), POLL_S)
+        order = await self._controller.leases.wait(node, int(after), POLL_S, app)
         return _signed(key, signature, dump(order)) if order else _signed(key, signature, b"", 204)
 
     def _verify(self, request: Request, body: bytes) -> tuple[str, str, str]:

@@ -1,6 +1,6 @@
 """The app: where its code is, which jobs it has, and what its content's digest is.
 
-Promises: finding an app and hashing it runs none of its code, so the supervisor may; only `load` imports it. Every
+Promises: finding an app and hashing it runs none of its code, so the supervisor may; only `load` and `check` do. Every
 fault is an `AppError` in one line, with the traceback apart where the app's own code raised.
 """
 
@@ -10,15 +10,18 @@ import os
 import sys
 import tomllib
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from fleetd.codecs.manifest import load_manifest
 from fleetd.errors import FleetdError, UsageError
-from fleetd.worker.jobs import MARK, Job, declared, make_job
+from fleetd.worker.jobs import MARK, Job, declared, declared_health, make_job
 
 GROUP: Final = "fleetd.jobs"
+HEALTH_GROUP: Final = "fleetd.health"
+MANIFEST: Final = "manifest.json"
 # What an app's behaviour is written in. Data files are not code, and hashing them would read gigabytes at every start.
 _CODE: Final = frozenset({".py", ".toml", ".lock", ".cfg", ".ini", ".json", ".yaml", ".yml", ".txt", ".sql", ".j2"})
 
@@ -35,7 +38,10 @@ class AppError(FleetdError):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An app found on disk. `entries` maps job names to "module:function"; empty where `@job` tells at import."""
+    """An app found on disk. `entries` maps job names to "module:function"; empty where `@job` tells at import.
+
+    `health` is "module:function" of its health check; "" where `@health` tells, or where there is none.
+    """
 
     name: str
     path: Path
@@ -43,21 +49,36 @@ class App:
     module: str
     entries: tuple[tuple[str, str], ...]
     digest: str
+    health: str = ""
 
 
 def find_app(path: Path) -> App:
-    """Look at PATH without running anything; raises AppError."""
+    """Look at PATH without running anything; raises AppError. A staged release is told by its manifest."""
     path = path.absolute()
+    if (path / MANIFEST).is_file():
+        return _released(path)
     if path.is_file() and path.suffix == ".py":
         return App(path.stem, path, path.parent, path.stem, (), _digest(path))
     if not path.is_dir():
         what = "is not a Python file" if path.exists() else "does not exist"
         raise AppError(f"app {path}: {what}; give a folder with pyproject.toml or jobs.py, or one .py file")
     root = path / "src" if (path / "src").is_dir() else path
-    name, entries = _project(path)
+    name, entries, health = _project(path)
     if not entries and not (root / "jobs.py").is_file():
         raise AppError(f'app {path}: has neither a [project.entry-points."{GROUP}"] table nor a jobs.py')
-    return App(name, path, root, "jobs", entries, _digest(path))
+    return App(name, path, root, "jobs", entries, _digest(path), health)
+
+
+def _released(path: Path) -> App:
+    """Take a staged release, named by its digest, as its manifest says: its content was verified when it came."""
+    try:
+        manifest = load_manifest((path / MANIFEST).read_bytes())
+    except (OSError, FleetdError) as error:
+        raise AppError(f"release {path}: {error}") from None
+    if manifest.kind == "folder":
+        return replace(find_app(path / "app"), name=manifest.app, digest=path.name)
+    entries = tuple(sorted(manifest.jobs.items()))
+    return App(manifest.app, path, path / "site", "jobs", entries, path.name, manifest.health)
 
 
 def load(app: App) -> tuple[Job, ...]:
@@ -72,13 +93,32 @@ def load(app: App) -> tuple[Job, ...]:
     return tuple(_entry(app, name, target) for name, target in app.entries)
 
 
-def _entry(app: App, name: str, target: str) -> Job:
+def health_check(app: App) -> Callable[[], Any] | None:
+    """Return the health check of a loaded app; None where it has none. Raises AppError."""
+    return _attribute(app, "the health check", app.health) if app.health else declared_health()
+
+
+def check(app: App, healthy: Callable[[], Any]) -> None:
+    """Run the health check; raises AppError with what it raised."""
+    try:
+        healthy()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the app's own code may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise AppError(f"app {app.path}: its health check failed: {reason}", _trace(error)) from None
+
+
+def _attribute(app: App, what: str, target: str) -> Any:
     module, _, attribute = target.partition(":")
     found: Any = _import(app, module)
     for part in attribute.split("."):
         found = getattr(found, part, None)
         if found is None:
-            raise AppError(f"app {app.path}: job {name!r}: module {module!r} has no {attribute!r}")
+            raise AppError(f"app {app.path}: {what}: module {module!r} has no {attribute!r}")
+    return found
+
+
+def _entry(app: App, name: str, target: str) -> Job:
+    found = _attribute(app, f"job {name!r}", target)
     marked = getattr(found, MARK, None)
     try:
         if isinstance(marked, Job):
@@ -110,21 +150,25 @@ def _trace(error: BaseException) -> str:
     return "".join(lines + traceback.format_exception_only(error))
 
 
-def _project(path: Path) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Read the name and the jobs from pyproject.toml, if there is one."""
+def _project(path: Path) -> tuple[str, tuple[tuple[str, str], ...], str]:
+    """Read the name, the jobs and the health check from pyproject.toml, if there is one."""
     file = path / "pyproject.toml"
     try:
         project = tomllib.loads(file.read_text("utf-8")).get("project", {})
     except FileNotFoundError:
-        return path.name, ()
+        return path.name, (), ""
     except (OSError, ValueError) as error:  # tomllib's and unicode's errors are ValueErrors
         raise AppError(f"app {file}: {error}") from None
-    table = project.get("entry-points", {}).get(GROUP, {}) if isinstance(project, dict) else {}
-    for name, target in table.items():
-        module, colon, function = target.partition(":") if isinstance(target, str) else ("", "", "")
-        if not (module and colon and function):
-            raise AppError(f'app {file}: job {name!r}: expected "module:function", got {target!r}')
-    return str(project.get("name", path.name)), tuple(sorted(table.items()))
+    groups = project.get("entry-points", {}) if isinstance(project, dict) else {}
+    jobs, checks = groups.get(GROUP, {}), groups.get(HEALTH_GROUP, {})
+    for what, table in ("job", jobs), ("health check", checks):
+        for name, target in table.items():
+            module, colon, function = target.partition(":") if isinstance(target, str) else ("", "", "")
+            if not (module and colon and function):
+                raise AppError(f'app {file}: {what} {name!r}: expected "module:function", got {target!r}')
+    if len(checks) > 1:
+        raise AppError(f"app {file}: {len(checks)} health checks; one function may call the others")
+    return str(project.get("name", path.name)), tuple(sorted(jobs.items())), next(iter(checks.values()), "")
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ Promises: bounded memory. The count is this worker's: a job that fails on anothe
 """
 
 import signal
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,29 @@ def describe(code: int) -> str:
         name = "a real-time signal"
     hint = "; out of memory?" if code == -signal.SIGKILL else ""
     return f"killed by signal {-code} ({name}{hint})"
+
+
+@dataclass(slots=True)
+class Books:
+    """What outlives every generation of a worker: the attempts of jobs, and whose fault a crash is."""
+
+    attempts: Attempts = field(default_factory=Attempts)
+    born: float = field(default_factory=time.monotonic)
+    crashes: int = 0
+    _crashed: OrderedDict[Key, set[str]] = field(default_factory=OrderedDict)
+
+    def blame(self, key: Key, digest: str) -> bool:
+        """Write down that a job crashed under a release; return whether it had never crashed before."""
+        under = self._crashed.setdefault(key, set())
+        first = not under
+        under.add(digest)
+        if len(self._crashed) > MOST:
+            self._crashed.popitem(last=False)
+        return first
+
+    def blamed(self, digest: str) -> int:
+        """Return how many jobs crashed under this release and under no other."""
+        return sum(under == {digest} for under in self._crashed.values())
 
 
 @dataclass(slots=True)

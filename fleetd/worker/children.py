@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+import fleetd
 from fleetd.dispatchers.address import Address
 from fleetd.dispatchers.credentials import TOKEN_VARIABLE as DISPATCHER_TOKEN
 from fleetd.dispatchers.credentials import Credentials
@@ -30,16 +32,35 @@ STEADY_S: Final = 60.0
 _STACK_BYTES: Final = 64 * 1024
 
 
-def spawn(app: Path, sock: socket.socket) -> int:
+# Under an interpreter of the release's own, our code comes from here, whatever that environment holds; as part of the
+# command, since a PYTHONPATH would go on to every program that a job starts.
+_LAUNCH: Final = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from fleetd.worker.generation import main; sys.exit(main())"
+)
+
+
+def spawn(app: Path | None, python: str, sock: socket.socket) -> int:
     """Start a fresh generation process with `sock` as its control socket, in a session of its own; returns its pid."""
     command = [sys.executable, "-m", "fleetd.worker.generation", "--app", str(app)]
+    if python and python != sys.executable:
+        command = [python, "-P", "-c", _LAUNCH, str(_alone(python)), "--app", str(app)]
     # The app's code has no use for the tokens, and programs that it starts even less: a slot gets its own by message.
     environment = {name: value for name, value in os.environ.items() if name not in (TOKEN_VARIABLE, DISPATCHER_TOKEN)}
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, sock.fileno(), CONTROL_FD),
     ]
-    return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)
+    return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+
+
+def _alone(python: str) -> Path:
+    """Return a folder, kept in the environment, that holds our package and nothing of what is installed beside it."""
+    package = Path(fleetd.__file__).parent
+    folder = Path(python).parents[1] / f"fleetd-{sha256(str(package).encode()).hexdigest()[:12]}"
+    folder.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        (folder / "fleetd").symlink_to(package)
+    return folder
 
 
 @dataclass(slots=True)
@@ -60,7 +81,7 @@ class Dup:
 class SlotProcess:
     """One slot as the supervisor knows it. `names` and `attempts` are those of the functions that it serves, by row.
 
-    `overdue` is the sequence of the job that the watchdog kills it for.
+    `condemned` is the sequence of the job that the watchdog kills it for, `sentence` the reason.
     """
 
     index: int
@@ -74,13 +95,24 @@ class SlotProcess:
     since: float = field(default_factory=time.monotonic)
     dups: dict[int, Dup] = field(default_factory=dict)
     released: bool = False
-    overdue: int | None = None
+    condemned: int | None = None
+    sentence: str = ""
+    worn: bool = False  # told to end so that a fresh one takes its place
+    told: int = 0
+    weighed_at: float = 0.0
+    own: int = 0  # bytes of memory, when it was last weighed
     steady: bool = False  # it has ended a job, or lived for a while
 
     def want(self, number: int, want: Want) -> None:
         """Tell it what to do: in the cell, which it reads before each GRAB, and by a message, which wakes it."""
+        self.told = number
         self.cell.want(number, want)
         self.control.send({"look": number})
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it has said, under the newest order, that it takes nothing and runs nothing."""
+        return self.cell.acknowledged == self.told
 
     def messages(self) -> tuple[list[Message], bool]:
         """Return what it said since last time, and whether more may come; a dead process's words are still there."""
@@ -101,6 +133,11 @@ class SlotProcess:
         dup = self.dups.pop(at, None)
         if dup is not None:
             dup.shut()
+
+    def ended_jobs(self) -> int:
+        """How many jobs it has ended, well or not."""
+        counts = [self.cell.counts(row) for row in range(len(self.names))]
+        return sum(count.done + count.failed for count in counts)
 
     def dump_stack(self) -> None:
         """Ask for the stack of what runs; it comes without the slot's help."""
@@ -158,14 +195,19 @@ class SlotProcess:
                 os.kill(self.pid, number)
 
 
-def make_slot(
-    index: int, names: Sequence[str], attempts: Sequence[int], settings: str, credentials: Credentials
-) -> SlotProcess:
-    """Prepare a slot; its process is to get `theirs`, where the first message waits already."""
-    ours, theirs = pair()
-    cell = make_cell(len(names))
-    stack_fd = os.memfd_create("fleetd-stack", os.MFD_CLOEXEC)
-    first: dict[str, Any] = {"index": index, "parent": os.getpid(), "settings": settings}
-    first["credentials"] = asdict(credentials)
-    ours.send(first, cell.fd, stack_fd)
-    return SlotProcess(index, ours, cell, stack_fd, theirs, tuple(names), tuple(attempts))
+def make_slots(
+    indices: Sequence[int], names: Sequence[str], attempts: Sequence[int], settings: str, credentials: Credentials
+) -> list[SlotProcess]:
+    """Prepare the slots of one process; it is to get `theirs` of the first, where the first messages wait already."""
+    slots = []
+    for index in indices:
+        ours, theirs = pair()
+        stack_fd = os.memfd_create("fleetd-stack", os.MFD_CLOEXEC)
+        slots.append(SlotProcess(index, ours, make_cell(len(names)), stack_fd, theirs, tuple(names), tuple(attempts)))
+    leader, *others = slots
+    first: dict[str, Any] = {"index": leader.index, "parent": os.getpid(), "settings": settings}
+    first |= {"credentials": asdict(credentials), "others": len(others)}
+    leader.control.send(first, leader.cell.fd, leader.stack_fd)
+    for slot in others:
+        leader.control.send({"index": slot.index}, slot.theirs.fileno(), slot.cell.fd)
+    return slots

@@ -1,8 +1,9 @@
 """A generation: imports the app once, proves it, then forks slots on the supervisor's word.
 
-Runs as `python -m fleetd.worker.generation --app PATH`, started by the supervisor alone, with its control socket as
-descriptor 3. Where the app left threads running, forking is unsafe: it says so and ends, and every slot is then a
-process of this program that imports the app itself.
+Started by the supervisor alone, with its control socket as descriptor 3. Where the app left threads running, forking
+is unsafe: it says so and ends, and every slot is then a process of this program that imports the app itself. The
+health check runs in a fork, so that what it opens is not shared by the slots; it is the supervisor who ends one that
+takes too long.
 
 Promises: it never talks to a dispatcher; it has no thread; it ends when the supervisor does.
 """
@@ -14,11 +15,12 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from fleetd.worker.app import AppError, find_app, load
+from fleetd.worker.app import AppError, check, find_app, health_check, load
 from fleetd.worker.control import Control, Message
 from fleetd.worker.jobs import Job
 from fleetd.worker.process import apply, hold_signals, leave, serve
@@ -37,21 +39,52 @@ def main() -> int:
     if first is None:
         return 0
     settings = load_settings(first.body["settings"])
+    assert settings.app is not None, "a generation is started for an app"
     hold_signals()
     apply(settings)
     try:
-        jobs = load(find_app(settings.app))
+        app = find_app(settings.app)
+        jobs, healthy = load(app), health_check(app)
     except AppError as error:
-        control.send({"failed": str(error), "traceback": error.traceback[-_TRACE_CHARACTERS:]})
-        return error.exit_code
+        return _failed(control, error)
     if first.fds:
         return serve(control, first, jobs)
-    return _be_zygote(control, jobs)
-
-
-def _be_zygote(control: Control, jobs: Sequence[Job]) -> int:
     threads = _other_threads()
-    control.send({"ready": [[job.name, job.attempts] for job in jobs], "threads": threads})
+    if healthy is not None:
+        control.send({"imported": True})
+        if not _prove(control, partial(check, app, healthy), fork=not threads):
+            return AppError.exit_code
+    return _be_zygote(control, jobs, threads)
+
+
+def _prove(control: Control, healthy: Callable[[], None], *, fork: bool) -> bool:
+    """Run the health check and say what was wrong; in this process only where a fork would be unsafe."""
+    between = os.fork() if fork else 0
+    if between:
+        code = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+        if code not in (0, AppError.exit_code):
+            control.send({"failed": f"the health check's process ended with {code}"})
+        return code == 0
+    code = 1
+    try:
+        healthy()
+        code = 0
+    except AppError as error:
+        code = _failed(control, error)
+    except BaseException:  # noqa: BLE001 - a fork: nothing may unwind into the zygote's code
+        traceback.print_exc()
+    if fork:
+        leave(code)
+    return code == 0
+
+
+def _failed(control: Control, error: AppError) -> int:
+    control.send({"failed": str(error), "traceback": error.traceback[-_TRACE_CHARACTERS:]})
+    return error.exit_code
+
+
+def _be_zygote(control: Control, jobs: Sequence[Job], threads: Sequence[str]) -> int:
+    control.send({"ready": [[job.name, job.attempts] for job in jobs], "threads": list(threads)})
     if threads:
         return 0
     gc.collect()

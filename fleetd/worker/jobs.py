@@ -1,4 +1,4 @@
-"""What a job is to its author: the `@job` decorator, the `Context` of one run, and `Retry`.
+"""What a job is to its author: the decorators `@job` and `@health`, the `Context` of one run, and `Retry`.
 
 Promises: decorating a function leaves it as it was, callable and importable; every mistake in a declaration is a
 `UsageError` at import, naming the function. Nothing here touches a socket: a `Context` speaks through what it is given.
@@ -163,6 +163,29 @@ def _positional(parameters: Iterable[inspect.Parameter]) -> tuple[int, int]:
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             needed = 3  # no call of ours could satisfy it
     return needed, room
+
+
+_health: list[Callable[[], Any]] = []
+
+
+def health(function: Function) -> Function:
+    """Declare the app's health check: it takes nothing, and raises where this version must not take jobs.
+
+    It runs once after the import, in a process of its own. There is one for each app.
+    """
+    other = next(iter(_health), None)
+    if other is not None and _place(other) != _place(function):
+        raise UsageError(f"@health is declared twice: {_place(other)} and {_place(function)}")
+    needed, _ = _positional(inspect.signature(function).parameters.values())
+    if needed or inspect.iscoroutinefunction(function):
+        raise UsageError(f"@health ({_place(function)}): it must be a plain function that takes nothing")
+    _health[:] = [function]
+    return function
+
+
+def declared_health() -> Callable[[], Any] | None:
+    """Return the function declared with `@health` in this process, if there is one."""
+    return next(iter(_health), None)
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleetd.codecs.lease import (
@@ -94,6 +94,19 @@ class Channel:
             return answer.status, answer.headers.get(ANSWER_HEADER, ""), content
         raise UnreachableError("the controller keeps closing the connection")
 
+    def fetch(self, path: str, headers: dict[str, str], file: BinaryIO) -> None:
+        """Write what is at `path` into `file`; raises UnreachableError for any answer but 200, or half of one."""
+        connection = self._connection = self._connect()
+        try:
+            connection.request("GET", self._prefix() + path, None, headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise UnreachableError(f"answered {answer.status}: {_line(answer.read(1000))}")
+            while chunk := answer.read(1 << 20):
+                file.write(chunk)
+        except (TimeoutError, ConnectionError, http.client.HTTPException, ValueError, AttributeError) as error:
+            raise UnreachableError(f"{type(error).__name__}: {error}") from None
+
     def abort(self) -> None:
         """Close, from any thread: a call under way fails at once."""
         connection, self._connection = self._connection, None
@@ -125,6 +138,7 @@ class Controller:
     url: str
     token: str
     node: str
+    app: str
     spool: Path
     boot: str = field(default_factory=lambda: secrets.token_hex(16))
     heard_at: float = field(default_factory=time.monotonic)
@@ -149,9 +163,19 @@ class Controller:
 
     async def poll(self, after: int) -> WorkerOrder | None:
         """Wait for an order newer than `after`; None where there was none in time."""
-        query = urlencode({"node": self.node, "boot": self.boot, "after": after}, quote_via=quote)
+        asked = {"node": self.node, "boot": self.boot, "after": after, "app": self.app}
+        query = urlencode(asked, quote_via=quote)
         body = await self._ask(self._orders, "GET", f"/v1/orders?{query}", b"")
         return load_order(body) if body else None
+
+    def download(self, digest: str, file: BinaryIO) -> None:
+        """Write a release's bundle into `file`; blocks. Raises UnreachableError. Its digest proves it, no signature."""
+        path = f"/v1/releases/{digest}"
+        channel = Channel(self.url, LEASE_S)
+        try:
+            channel.fetch(path, {"Authorization": authorization(self.token, "GET", path)}, file)
+        finally:
+            channel.abort()
 
     def note(self, what: str, trouble: str) -> None:
         """Log when trouble with `what` comes, changes its kind or goes ("")."""
@@ -192,7 +216,7 @@ class Controller:
         return content
 
 
-def make_controller(url: str, token: str, node: str, spool: Path) -> Controller:
+def make_controller(url: str, token: str, node: str, app: str, spool: Path) -> Controller:
     """Check what the worker was given; raises UsageError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -201,7 +225,7 @@ def make_controller(url: str, token: str, node: str, spool: Path) -> Controller:
         _ = parts.port, split_token(token)
     except (ValueError, ProtocolError) as error:
         raise UsageError(f"--controller {url!r}: {error} (the token is read from FLEETD_JOIN_TOKEN)") from None
-    return Controller(url, token, node, spool)
+    return Controller(url, token, node, app, spool)
 
 
 async def keep_lease(controller: Controller, worker: Worker) -> None:

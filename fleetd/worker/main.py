@@ -23,6 +23,7 @@ from fleetd.worker.logs import event, set_up
 from fleetd.worker.settings import Settings
 from fleetd.worker.supervisor import Supervisor
 
+_SIZE: Final = re.compile(r"([0-9]{1,12})([KMG]?)i?B?", re.IGNORECASE)
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         controller = None
         if settings.controller:
             token = os.environ.get(TOKEN_VARIABLE, "")
-            controller = make_controller(settings.controller, token, settings.node, settings.spool)
+            controller = make_controller(settings.controller, token, settings.node, settings.app_name, settings.spool)
         event(
             logging.INFO,
             "worker started",
@@ -74,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a dispatcher, tls://HOST:PORT where it speaks TLS; may be repeated",
     )
     add(
-        "--app", type=Path, required=True, metavar="PATH", help="a folder with pyproject.toml or jobs.py, or a .py file"
+        "--app",
+        type=Path,
+        metavar="PATH",
+        help="a folder with pyproject.toml or jobs.py, or a .py file; without it the controller says which release",
     )
     add(
         "--slots",
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="jobs at a time",
     )
+    add("--per-process", type=_positive, default=1, metavar="N", help="jobs that each of the slots runs at a time")
     add("--pool", default="local", help="the pool this worker belongs to")
     add("--fleet", default="local", help="the fleet this worker belongs to")
     add("--app-name", default="", metavar="NAME", help="the app's name (default: its project's or file's name)")
@@ -97,22 +102,37 @@ def _parser() -> argparse.ArgumentParser:
     add("--orphan-after", type=_seconds, default=600.0, metavar="SECONDS", help="idle and unheard for so long: end")
     add("--drain-deadline", type=_seconds, metavar="SECONDS", help="release what still runs so long after a TERM")
     add("--log-format", choices=("text", "json"), default="text")
+    add("--cache", type=Path, metavar="DIR", help="where releases are kept (default: below XDG_CACHE_HOME)")
+    add(
+        "--key", action="append", default=[], metavar="KEY", help="a public key: releases must be signed by one of them"
+    )
+    add("--overlap", type=_count, default=0, metavar="N", help="slots of a new generation at a time (default: all)")
+    add("--health", type=_seconds, default=3.0, metavar="SECONDS", help="what a health check may take (default: 3)")
+    add("--probation", type=_seconds, default=60.0, metavar="SECONDS", help="how long new code is on trial")
+    add("--crashes", type=_positive, default=2, metavar="N", help="so many jobs that crash it turn new code back")
+    add("--slot-memory", type=_size, default=0, metavar="SIZE", help="what a slot may use by itself, as 200MB")
+    add("--recycle-jobs", type=_count, default=0, metavar="N", help="renew a slot after so many jobs")
+    add("--recycle-after", type=_seconds, default=0.0, metavar="SECONDS", help="renew a slot of this age")
+    add("--recycle-memory", type=_size, default=0, metavar="SIZE", help="renew a slot that has grown so large")
     return parser
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    app = find_app(arguments.app)
+    app = find_app(arguments.app) if arguments.app else None
+    if app is None and not (arguments.controller and arguments.app_name):
+        raise UsageError("--app PATH is needed; or --controller and --app-name, for a release of the controller's")
     servers = tuple(dict.fromkeys(map(parse_address, arguments.server)))  # the same one twice is one
     return Settings(
         servers=servers,
-        app=app.path,
+        app=app.path if app else None,
         slots=arguments.slots,
+        per_process=arguments.per_process,
         spool=(arguments.spool or _spool(arguments.fleet, arguments.pool)).absolute(),
         pool=arguments.pool,
         fleet=arguments.fleet,
-        app_name=arguments.app_name or app.name,
+        app_name=arguments.app_name or (app.name if app else ""),
         node=arguments.node or f"{arguments.pool}/{os.getpid()}.{start_time()}",
-        digest=app.digest,
+        digest=app.digest if app else "",
         controller=arguments.controller,
         order_key=arguments.order_key,
         job_limit_s=arguments.job_limit,
@@ -120,6 +140,16 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         orphan_after_s=arguments.orphan_after,
         drain_deadline_s=arguments.drain_deadline,
         log_format=arguments.log_format,
+        cache=(arguments.cache or _base("XDG_CACHE_HOME", ".cache", "--cache") / "fleetd" / "releases").absolute(),
+        keys=tuple(arguments.key),
+        overlap=arguments.overlap,
+        health_s=arguments.health,
+        probation_s=arguments.probation,
+        crashes=arguments.crashes,
+        slot_memory=arguments.slot_memory,
+        recycle_jobs=arguments.recycle_jobs,
+        recycle_s=arguments.recycle_after,
+        recycle_memory=arguments.recycle_memory,
     )
 
 
@@ -131,11 +161,15 @@ def start_time() -> int:
 
 def _spool(fleet: str, pool: str) -> Path:
     """A folder for each pool, so that no letter goes to another fleet's controller."""
-    try:
-        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    except RuntimeError:
-        raise UsageError("--spool: there is neither XDG_STATE_HOME nor a home folder; say where") from None
+    state = _base("XDG_STATE_HOME", ".local/state", "--spool")
     return state / "fleetd" / "dead" / _UNSAFE.sub("_", fleet) / _UNSAFE.sub("_", pool)
+
+
+def _base(variable: str, below_home: str, option: str) -> Path:
+    try:
+        return Path(os.environ.get(variable) or Path.home() / below_home)
+    except RuntimeError:
+        raise UsageError(f"{option}: there is neither {variable} nor a home folder; say where") from None
 
 
 def _positive(text: str) -> int:
@@ -145,6 +179,20 @@ def _positive(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _size(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    if not found:
+        raise ValueError
+    return int(found[1]) << 10 * " KMG".index(found[2].upper() or " ")
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e9:
@@ -152,4 +200,6 @@ def _seconds(text: str) -> float:
     return value
 
 
-_positive.__name__, _seconds.__name__ = "positive number", "number of seconds"  # argparse shows them
+# argparse shows the names
+_positive.__name__, _count.__name__, _seconds.__name__ = "positive number", "whole number", "number of seconds"
+_size.__name__ = "size like 200MB"

@@ -11,12 +11,14 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fleetd.dispatchers.credentials import Credentials
 from fleetd.worker.cell import Cell
@@ -27,6 +29,7 @@ from fleetd.worker.settings import Settings, load
 from fleetd.worker.slot import Slot
 
 HELD: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP, signal.SIGCONT)
+START_S: Final = 10.0
 DUMP_SIGNAL: Final = signal.SIGRTMIN + 5  # out of the way of what apps use
 
 
@@ -72,9 +75,11 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
     index, parent = int(first.body["index"]), int(first.body["parent"])
     credentials = Credentials(**first.body.pop("credentials"))
     cell_fd, stack_fd = first.fds
+    seats = [Seat(index, control, Cell(cell_fd, len(jobs))), *_other_seats(control, first, len(jobs))]
     with suppress(PermissionError):  # already the leader of a session, where it was started afresh
         os.setsid()
-    control.send({"hello": os.getpid()})
+    for seat in seats:
+        seat.control.send({"hello": os.getpid()})
     name_process(f"fleetd-slot-{index}")
     hold_signals()
     # The first signal makes the C library look functions up, which takes some kilobytes of stack. Better now than on
@@ -86,11 +91,39 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
     set_up(settings.log_format, slot=index, digest=settings.digest[:12])
     if not _wait_for_parent(parent):
         return 0
-    name = "_".join(f"{os.uname().nodename}/{settings.pool}/{settings.digest[:12]}/{index}".split())
-    cell = Cell(cell_fd, len(jobs))
-    asyncio.run(Slot(settings, name, control, cell, jobs=jobs, parent=parent, credentials=credentials).run())
+    asyncio.run(_serve(seats, settings, jobs, parent, credentials))
     atexit._run_exitfuncs()  # noqa: SLF001 - a fork ends by os._exit, which runs none of them
     return 0
+
+
+class Seat(NamedTuple):
+    """One of the slots that share this process."""
+
+    number: int
+    control: Control
+    cell: Cell
+
+
+def _other_seats(control: Control, first: Message, rows: int) -> Iterator[Seat]:
+    """Yield the slots that share this process with the first one; their messages came with its own."""
+    for _ in range(int(first.body["others"])):
+        message = control.wait(START_S)
+        if message is not None:
+            sock, cell = message.fds
+            yield Seat(int(message.body["index"]), Control(socket.socket(fileno=sock)), Cell(cell, rows))
+
+
+async def _serve(
+    seats: Sequence[Seat], settings: Settings, jobs: Sequence[Job], parent: int, credentials: Credentials
+) -> None:
+    threads = ThreadPoolExecutor(len(seats), "job") if len(seats) > 1 else None
+    async with asyncio.TaskGroup() as tasks:
+        for number, control, cell in seats:
+            name = "_".join(f"{os.uname().nodename}/{settings.pool}/{settings.digest[:12]}/{number}".split())
+            slot = Slot(
+                settings, name, control, cell, jobs=jobs, parent=parent, credentials=credentials, threads=threads
+            )
+            tasks.create_task(slot.run())
 
 
 def leave(code: int) -> None:

@@ -84,6 +84,14 @@ def run_plain(job: Job, payload: bytes, context: Context | None, alarm: Alarm, l
         return _failure(error)
 
 
+def run_threaded(job: Job, payload: bytes, context: Context | None) -> bytes | Failure:
+    """Run a plain function to its end in this thread; nothing limits it here."""
+    try:
+        return _as_bytes(job, job.call(payload) if context is None else job.call(payload, context))
+    except BaseException as error:  # noqa: BLE001 - the job boundary
+        return _failure(error)
+
+
 async def run_async(job: Job, payload: bytes, context: Context | None, limit_s: float) -> bytes | Failure:
     """Run an async function to its end; past its limit it is cancelled."""
     limit = asyncio.timeout(limit_s or None)

@@ -15,12 +15,19 @@ GRACE_S = 5.0  # between the soft end of a job, which it may catch, and the hard
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `fleetd.worker` was told. `job_limit_s` and `drain_deadline_s`: None is unlimited."""
+    """What `fleetd.worker` was told. `job_limit_s` and `drain_deadline_s`: None is unlimited.
+
+    `slots` are processes, of which each runs `per_process` jobs at a time.
+
+    `app` and `digest` are those of one generation; `app` is None while none is known yet. `python` runs it, "" being
+    the worker's own. Of limits and recycling, 0 is never.
+    """
 
     servers: tuple[Address, ...]
-    app: Path
+    app: Path | None
     slots: int
     spool: Path
+    per_process: int = 1
     pool: str = "local"
     fleet: str = "local"
     app_name: str = ""
@@ -33,6 +40,22 @@ class Settings:
     orphan_after_s: float = 600.0
     drain_deadline_s: float | None = None
     log_format: str = "text"
+    python: str = ""
+    cache: Path = Path()
+    keys: tuple[str, ...] = ()
+    overlap: int = 0  # slots of a new generation that may be there beyond `slots`; 0: all of them
+    health_s: float = 3.0
+    probation_s: float = 60.0
+    crashes: int = 2
+    slot_memory: int = 0
+    recycle_jobs: int = 0
+    recycle_s: float = 0.0
+    recycle_memory: int = 0
+
+    @property
+    def lanes(self) -> int:
+        """How many jobs run at a time."""
+        return self.slots * self.per_process
 
 
 def dump(settings: Settings) -> str:
@@ -44,4 +67,6 @@ def load(text: str) -> Settings:
     """Read what `dump` wrote."""
     raw: dict[str, Any] = json.loads(text)
     servers = tuple(Address(**server) for server in raw.pop("servers"))
-    return Settings(servers=servers, app=Path(raw.pop("app")), spool=Path(raw.pop("spool")), **raw)
+    app, keys = raw.pop("app"), tuple(raw.pop("keys"))
+    spool, cache = Path(raw.pop("spool")), Path(raw.pop("cache"))
+    return Settings(servers=servers, app=Path(app) if app else None, keys=keys, spool=spool, cache=cache, **raw)

@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
@@ -24,7 +25,7 @@ from fleetd.worker.cell import Cell, Want
 from fleetd.worker.control import Control
 from fleetd.worker.jobs import Context, Job
 from fleetd.worker.logs import event
-from fleetd.worker.run import Alarm, Failure, run_async, run_plain
+from fleetd.worker.run import Alarm, Failure, run_async, run_plain, run_threaded
 from fleetd.worker.settings import Settings
 from fleetd.worker.turns import Turns
 from fleetd.worker.verdict import Duty, Taken, judge
@@ -47,7 +48,10 @@ class Slot:
         jobs: Sequence[Job],
         parent: int,
         credentials: Credentials,
+        threads: Executor | None,
     ) -> None:
+        """`threads`: others share this process, so plain jobs run there, and nobody may hold the loop up."""
+        self._threads = threads
         self._settings = settings
         self._credentials = credentials
         self._name = name
@@ -68,14 +72,15 @@ class Slot:
         self._acknowledged = 0
         self._giving_up: asyncio.TimerHandle | None = None
         # Async jobs may leave tasks behind on the loop, so it must turn between jobs.
-        self._hot = not any(job.is_async for job in jobs)
+        self._hot = threads is None and not any(job.is_async for job in jobs)
         self._alarm = Alarm()
 
     async def run(self) -> None:
         """Work until told to stop, or until the supervisor is gone."""
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = self._loop.create_future()
-        self._alarm.install()
+        if self._threads is None:
+            self._alarm.install()
         self._loop.add_reader(self._control.fileno(), self._hear)
         async with asyncio.TaskGroup() as self._tasks:
             keepers = [self._tasks.create_task(self._keep(at)) for at in range(len(self._turns.links))]
@@ -270,6 +275,8 @@ class Slot:
         context = self._context(taken, duty, start) if job.wants_context else None
         if job.is_async:
             self._tasks.create_task(self._run_async(taken, duty, context, start))
+        elif self._threads is not None:
+            self._tasks.create_task(self._run_in_thread(self._threads, taken, duty, context, start))
         else:
             outcome = run_plain(job, taken.payload, context, self._alarm, limit_s)
             self._ended(taken, duty, context, start, outcome)
@@ -277,10 +284,21 @@ class Slot:
     def _context(self, taken: Taken, duty: Duty, start: float) -> Context:
         handle, unique = (name.decode(errors="backslashreplace") for name in (taken.handle, taken.unique))
         deadline = start + duty.limit_s if duty.limit_s else None
-        return Context(duty.job.name, handle, unique, partial(self._say, taken), deadline)
+        send = self._say if self._threads is None or duty.job.is_async else self._say_from_thread
+        return Context(duty.job.name, handle, unique, partial(send, taken), deadline)
 
     async def _run_async(self, taken: Taken, duty: Duty, context: Context | None, start: float) -> None:
         self._ended(taken, duty, context, start, await run_async(duty.job, taken.payload, context, duty.limit_s))
+
+    async def _run_in_thread(
+        self, threads: Executor, taken: Taken, duty: Duty, context: Context | None, start: float
+    ) -> None:
+        """Run a plain function where it holds nobody up. Nothing interrupts a thread: the soft limit does not act."""
+        outcome = await self._loop.run_in_executor(threads, run_threaded, duty.job, taken.payload, context)
+        self._ended(taken, duty, context, start, outcome)
+
+    def _say_from_thread(self, taken: Taken, kind: Kind, args: tuple[bytes, ...]) -> None:
+        self._loop.call_soon_threadsafe(self._say, taken, kind, args)
 
     def _say(self, taken: Taken, kind: Kind, args: tuple[bytes, ...]) -> None:
         """Send what a running job tells its client."""

@@ -1,12 +1,14 @@
 """The supervisor: obeys signals and orders, and says what the worker is.
 
 Promises: it never runs the app's code; nothing that fails on the way to the controller reaches a job; its own death
-ends no job. A fence is lifted only by who raised it: an order does not undo a signal.
+ends no job. A fence is lifted only by who raised it: an order does not undo a signal. Which release runs is the
+controller's word, or, with an app by its path, a HUP's, which reads that path anew.
 """
 
 import asyncio
 import ctypes
 import logging
+import os
 import signal
 import sys
 import time
@@ -19,10 +21,12 @@ from fleetd.dispatchers.credentials import Credentials
 from fleetd.errors import FleetdError
 from fleetd.worker.backoff import backoff_s
 from fleetd.worker.cell import Want
-from fleetd.worker.crew import Crew
+from fleetd.worker.fetch import Releases
+from fleetd.worker.generations import Generations
 from fleetd.worker.lease import Controller, keep_lease, keep_orders
 from fleetd.worker.logs import LOG, event
 from fleetd.worker.settings import Settings
+from fleetd.worker.swaps import Swaps
 
 LAST_LEASE_S: Final = 2.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -38,12 +42,15 @@ class Supervisor:
         self.order = 0
         self._settings = settings
         self._controller = controller
-        self._crew = Crew(settings, credentials, self._changed, self._failed)
+        self._crew = Generations(credentials, self._changed, self._failed)
+        self._swaps = Swaps(self._crew)
+        self._releases = Releases(settings, controller, self._crew, self._swaps)
         self._fences: set[Fence] = set()
         self._stopping = False
         self._deadline: asyncio.TimerHandle | None = None
         self._was_drained = False
         self._up = asyncio.Event()
+        self._on_terminal = os.isatty(0)
 
     async def run(self) -> int:
         """Work until told to stop; returns the exit code."""
@@ -52,9 +59,11 @@ class Supervisor:
         _adopt_orphans()
         for number, action in self._signals().items():
             self._loop.add_signal_handler(number, action)
-        self._crew.nursery.start()
+        if self._settings.app is not None:
+            self._swaps.start(self._settings)
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._crew.watch())]
+            running = [tasks.create_task(self._crew.watch()), tasks.create_task(self._swaps.run())]
+            running.append(tasks.create_task(self._releases.run()))
             if self._controller is not None:
                 running.append(tasks.create_task(self._go_on(keep_lease, self._controller)))
                 running.append(tasks.create_task(self._go_on(keep_orders, self._controller)))
@@ -74,7 +83,7 @@ class Supervisor:
             signal.SIGCHLD: self._crew.reap,
             signal.SIGTERM: lambda: self._terminate("SIGTERM"),
             signal.SIGINT: lambda: self._terminate("SIGINT"),
-            signal.SIGHUP: lambda: self._terminate("SIGHUP"),
+            signal.SIGHUP: self._hang_up,
             signal.SIGQUIT: self._abort,
             signal.SIGTSTP: lambda: self._raise_fence("signal"),
             signal.SIGCONT: lambda: self._lift_fence("signal"),
@@ -86,6 +95,15 @@ class Supervisor:
             self._crew.release()
         else:
             self.stop(why)
+
+    def _hang_up(self) -> None:
+        """Load the code anew; but where a terminal had started this and hung up, end with it."""
+        if self._on_terminal:
+            self._terminate("SIGHUP")
+        elif self._settings.app is not None:
+            self._releases.look_again(self._settings.app)
+        else:
+            event(logging.WARNING, "SIGHUP: which release runs here is the controller's word")
 
     def _abort(self) -> None:
         self.stop("SIGQUIT")
@@ -108,7 +126,18 @@ class Supervisor:
         if order.number <= self.order:
             return
         self.order = order.number
-        event(logging.INFO, "order", number=order.number, state=order.state, deadline_s=order.deadline_s)
+        event(
+            logging.INFO,
+            "order",
+            number=order.number,
+            state=order.state,
+            deadline_s=order.deadline_s,
+            release=order.release[:12],
+        )
+        if order.pardoned:
+            self._swaps.pardon(order.pardoned)
+        if order.release and self._settings.app is None:
+            self._releases.want(order.release)
         match order.state:
             case "work":
                 self._lift_fence("order")
@@ -152,8 +181,10 @@ class Supervisor:
     # ── what is
 
     @property
-    def state(self) -> Literal["working", "draining", "drained"]:
+    def state(self) -> Literal["starting", "working", "draining", "drained"]:
         """What the worker is, on its slots' own word."""
+        if not (self._up.is_set() or self._stopping):
+            return "starting"
         if not (self._fences or self._stopping):
             return "working"
         return "drained" if self._crew.at_rest else "draining"
@@ -169,11 +200,13 @@ class Supervisor:
             seq=seq,
             app=settings.app_name,
             state=self.state,
-            slots=settings.slots,
-            busy=min(len(busy), settings.slots),
+            slots=settings.lanes,
+            busy=min(len(busy), settings.lanes),
             idle_s=self._crew.idle_s(),
             key=settings.order_key,
-            digest=self._crew.nursery.digest,
+            digest=self._crew.digest,
+            refused=self._swaps.refused,
+            releases=self._crew.releases(),
             crashes=self._crew.crashes,
             order=self.order,
             jobs=self._crew.counts(),
@@ -197,13 +230,17 @@ class Supervisor:
     def _failed(self, reason: str, traceback: str) -> None:
         event(logging.CRITICAL, "the app cannot be served", reason=reason)
         sys.stderr.write(traceback)
-        self._finish(1)
+        if self._settings.app is not None:
+            self._finish(1)
+        else:  # the controller hears of it, and may know another release
+            self._swaps.refuse(self._crew.digest, reason)
 
     # ── the end
 
     async def _go_on(self, keep: Keep, controller: Controller) -> None:
         """Keep in touch with the controller, whatever happens: a fault of ours there must not end a job."""
-        await self._up.wait()  # a lease is a claim to capacity
+        if self._settings.app is not None:
+            await self._up.wait()  # what cannot be served is told by the end of the worker
         failures = 0
         while True:
             try:

@@ -1,7 +1,8 @@
 """What becomes of a job that gave no result: back to its dispatcher, or dead.
 
 Promises: a dead letter is on the disk before the job is answered. The supervisor counts, because it outlives the slot;
-where it does not answer, a job is given back rather than called dead too soon.
+where it does not answer, a job is given back rather than called dead too soon. While the code is on trial, an error is
+the code's rather than the job's: the job may be run again, by what follows.
 """
 
 import logging
@@ -41,8 +42,8 @@ class Taken(NamedTuple):
 
 def judge(spool: Path, control: Control, taken: Taken, duty: Duty, failed: Failure) -> bytes | None:
     """Count the attempt. Returns the packet that ends the job, or None where it goes back to the dispatcher."""
-    attempts = _count(control, taken, duty)
-    if failed.again and attempts < duty.attempts:
+    attempts, again = _count(control, taken, duty)
+    if (failed.again or again) and attempts < duty.attempts:
         shown = f"{attempts} of {duty.attempts}"
         handle = taken.handle.decode(errors="replace")
         event(
@@ -67,16 +68,16 @@ def judge(spool: Path, control: Control, taken: Taken, duty: Duty, failed: Failu
     return failure(taken.handle, failed.reason)
 
 
-def _count(control: Control, taken: Taken, duty: Duty) -> int:
-    """Ask the supervisor, who outlives this slot, which attempt this was."""
+def _count(control: Control, taken: Taken, duty: Duty) -> tuple[int, bool]:
+    """Ask the supervisor, who outlives this slot, which attempt this was, and whether the code is still on trial."""
     key = {"unique": taken.unique.decode("latin-1"), "handle": taken.handle.decode("latin-1")}
     if not control.send({"attempt": {"row": duty.row, **key}}):
-        return 1
+        return 1, False
     give_up_at = time.monotonic() + VERDICT_S
     try:
         while (message := control.wait(max(0.01, give_up_at - time.monotonic()))) is not None:
             if "attempts" in message.body:  # anything else says that the cell holds a new order: looked at anyway
-                return int(message.body["attempts"])
+                return int(message.body["attempts"]), bool(message.body.get("again"))
     except TimeoutError:
         event(logging.WARNING, "supervisor does not answer", waited_s=VERDICT_S)
-    return 1
+    return 1, False

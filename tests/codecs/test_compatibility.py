@@ -213,7 +213,7 @@ class Worker:
 
 
 async def test_a_worker_takes_the_answer_and_the_order_of_a_newer_controller(url: str, tmp_path: Path) -> None:
-    controller = Controller(url, TOKEN, SAID.node, tmp_path)
+    controller = Controller(url, TOKEN, SAID.node, SAID.app, tmp_path)
     answer = await controller.say(Worker())
     order = await controller.poll(16777219)
     controller.abort()

@@ -16,9 +16,10 @@ TABLE: Final = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 FORMS: Final = {
     units.DURATION_PATTERN: ("duration", units.show_seconds),
     units.SHARE_PATTERN: ("share", units.show_share),
+    units.SIZE_PATTERN: ("size", units.show_size),
 }
 WORDS: Final = {"string": "text", "integer": "whole number", "number": "amount", "boolean": "`true`, `false`"}
-OWN_TABLES: Final = ("budget", "limits", "controller", "alerts")
+OWN_TABLES: Final = ("budget", "limits", "controller", "alerts", "releases")
 SCHEMA: Final = schema(adapters=Adapters())
 
 
@@ -58,6 +59,12 @@ def rows(node: dict[str, Any], before: str = "") -> Iterator[str]:
         inner = SCHEMA["$defs"].get(item.get("$ref", "").removeprefix("#/$defs/"))
         if inner and before + key in OWN_TABLES:
             continue
+        if inner and "anyOf" in inner:  # a mapping with a short form
+            short = next(one for one in inner["anyOf"] if "properties" not in one)
+            inner = next(one for one in inner["anyOf"] if "properties" in one)
+            word = f"`{short['const']}`" if "const" in short else WORDS[short["type"]]
+            default = "needed" if key in node.get("required", ()) else ""
+            yield f"| `{before}{key}` | {word}, or keys | {default} | {item['description']} |\n"
         if inner:
             yield from rows(inner, f"{before}{key}.")
         elif not is_section(item):

@@ -18,7 +18,7 @@ BAD = Path(__file__).parent / "bad"
 
 def test_the_tables_are_those_of_the_models():
     assert renewed(TEXT) == TEXT, "run: python -m tests.config.keys"
-    assert TEXT.count("<!-- keys: ") == 10
+    assert TEXT.count("<!-- keys: ") == 11
 
 
 def keys(node):
@@ -63,6 +63,7 @@ def test_the_example_is_valid():
         ("price", units.money_per_h),
         ("share", units.share),
         ("rate", units.per_minute),
+        ("size", units.size),
     ],
 )
 def test_the_units_are_read_as_the_doc_says(value, read):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.codecs.lease import join_token
 from fleetd.core.model import AppPolicy, NodeId, Order, PoolPolicy
 from fleetd.core.ports import WorkerLaunch
 from fleetd.errors import ProviderError, RefusedError
@@ -21,6 +22,7 @@ from fleetd.providers import process
 from fleetd.providers.process import ProcessOptions, ProcessProvider
 from tests import servers
 from tests.conformance.provider import ProviderConformance, Rig, launched, order, present, settles
+from tests.worker.controller import SECRET, serving
 
 JOBS = """
 import time
@@ -53,7 +55,7 @@ class ProcessRig(Rig):
             apps={"photos": AppPolicy("photos", path=str(app)), "celery": AppPolicy("celery", exec=("celery",))},
             servers={"photos": (server,)},
             limits={"photos": None},
-            token=lambda pool: f"test/{pool}.{'0' * 64}",
+            token=lambda pool: join_token(SECRET, "test", pool),
         )
 
     def make(self, pool: str = "local", instance: str = "", **options: int) -> ProcessProvider:
@@ -136,8 +138,12 @@ class TestProcess(ProviderConformance):
 async def test_a_forced_stop_leaves_no_slot_running(
     rig: ProcessRig, gearmand: servers.Server, tmp_path: Path, grace_s: float
 ) -> None:
-    provider = rig.provider()
-    (node,) = await launched(provider, order(rig, "1-1", 1))
+    with serving() as controller:
+        controller.give(tmp_path / "app", tmp_path)
+        rig.launch = replace(rig.launch, controller_url=controller.url)
+        provider = rig.provider()
+        (node,) = await launched(provider, order(rig, "1-1", 1))
+        await asyncio.to_thread(controller.wait, lambda lease: lease.state == "working")
     mark = tmp_path / "mark"
     with subprocess.Popen(
         ["gearman", "-h", gearmand.host, "-p", str(gearmand.port), "-f", "nap", "-b", str(mark)],

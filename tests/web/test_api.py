@@ -277,7 +277,7 @@ async def test_the_status_has_what_is_documented(site: Site) -> None:
     raw = (await site.operator("GET", "/v1/status?events=2")).json()
     assert set(raw) == {
         *("version", "uptime_s", "fleet", "epoch", "ending", "paused", "currency", "spent"),
-        *("queues", "pools", "nodes", "why", "dead", "events"),
+        *("queues", "pools", "nodes", "releases", "why", "dead", "events"),
     }
     assert (raw["fleet"], raw["epoch"], raw["ending"], raw["currency"]) == ("test", 1, False, "EUR")
     assert raw["spent"] == {"hour": 0, "month": 0.0}

@@ -15,7 +15,7 @@ from tests.worker.harness import Client, Worker, status, until
 pytestmark = pytest.mark.real
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain_finishes_the_running_job_and_leaves_the_rest(
     worker: Worker, client: Client, gearmand: servers.Server, number: int
 ) -> None:
