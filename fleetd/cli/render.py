@@ -59,6 +59,7 @@ def fleet(picture: dict[str, Any], *, nodes: bool = True, history: Sequence[floa
     parts: list[RenderableType] = [title, gap, queues(picture, history), gap, pools(picture), gap]
     if nodes and picture["nodes"]:
         parts += [node_table(picture), gap]
+    parts += [_release(name, one) for name, one in picture["releases"].items() if _worth_telling(one)]
     whys = (f"{about}: {text}" for about, text in picture["why"].items() if about.startswith("app "))
     parts += [*(Text(why, style="dim") for why in whys), gap, *(_event(event) for event in picture.get("events", ()))]
     return Group(*parts)
@@ -112,13 +113,14 @@ def _note(pool: dict[str, Any]) -> str:
 
 def node_table(picture: dict[str, Any]) -> Table:
     """Return the table of nodes."""
-    table = _table("NODE", "app", "phase", "for", "busy", "slots", "lease", "")
+    table = _table("NODE", "app", "release", "phase", "for", "busy", "slots", "lease", "")
     for node in picture["nodes"]:
         idle = node["phase"] == "ready" and not node["busy"]
         bar = "■" * node["busy"] + "□" * (node["slots"] - node["busy"])
         table.add_row(
             node["id"],
             node["app"],
+            node["digest"][:8],
             Text(node["phase"], style=PHASES.get(node["phase"], "")),
             seconds(node["phase_s"]),
             str(node["busy"]),
@@ -133,8 +135,28 @@ def _table(first: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="left" if name in ("", "app", "phase", "slots") else "right", no_wrap=name != "")
+        table.add_column(name, justify="left" if name in ("", "app", "release", "phase", "slots") else "right", no_wrap=name != "")
     return table
+
+
+def _worth_telling(release: dict[str, Any]) -> bool:
+    """Whether there is more to say than that all nodes run the active release."""
+    return bool(release["candidate"] or release["refused"] or len(release["nodes"]) > 1 or not release["active"])
+
+
+def _release(app: str, release: dict[str, Any]) -> Text:
+    if not release["active"]:
+        return Text(f"app {app}: no release is active: `fleetd release push` one and activate it", style="yellow")
+    counts = release["nodes"]
+    parts = [f"app {app}: release {release['active'][:12]} on {counts.get(release['active'], 0)} nodes"]
+    if release["candidate"]:
+        on = counts.get(release["candidate"], 0)
+        stage = "as a canary" if release["stage"] == "canary" else "by waves"
+        parts.append(f"{release['candidate'][:12]} comes in {stage}, on {on} nodes")
+    others = counts.keys() - {release["active"], release["candidate"]}
+    parts += [f"{digest[:12]} still on {counts[digest]}" for digest in sorted(others)]
+    parts += [f"{digest[:12]} refused: {why}" for digest, why in list(release["refused"].items())[-2:]]
+    return Text("; ".join(parts), style="red" if release["refused"] else "cyan")
 
 
 def _event(event: dict[str, Any]) -> Text:

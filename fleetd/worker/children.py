@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from fleetd.errors import UnreachableError
 from fleetd.worker.cell import Cell, Want, make_cell
 from fleetd.worker.control import Control, Message, pair
 from fleetd.worker.generation import CONTROL_FD
+from fleetd.worker.output import Job, Overheard
 from fleetd.worker.process import DUMP_SIGNAL
 
 TOKEN_VARIABLE: Final = "FLEETD_JOIN_TOKEN"  # noqa: S105 - its name, not its value
@@ -101,6 +103,7 @@ class SlotProcess:
     told: int = 0
     weighed_at: float = 0.0
     own: int = 0  # bytes of memory, when it was last weighed
+    output: Overheard | None = None  # of the first slot of a process
     steady: bool = False  # it has ended a job, or lived for a while
 
     def want(self, number: int, want: Want) -> None:
@@ -186,6 +189,8 @@ class SlotProcess:
             self.drop(at)
         self.control.close()
         self.theirs.close()
+        if self.output is not None:
+            self.output.close()
         self.cell.close()
         os.close(self.stack_fd)
 
@@ -196,7 +201,13 @@ class SlotProcess:
 
 
 def make_slots(
-    indices: Sequence[int], names: Sequence[str], attempts: Sequence[int], settings: str, credentials: Credentials
+    indices: Sequence[int],
+    names: Sequence[str],
+    attempts: Sequence[int],
+    settings: str,
+    credentials: Credentials,
+    *,
+    digest: str,
 ) -> list[SlotProcess]:
     """Prepare the slots of one process; it is to get `theirs` of the first, where the first messages wait already."""
     slots = []
@@ -207,7 +218,18 @@ def make_slots(
     leader, *others = slots
     first: dict[str, Any] = {"index": leader.index, "parent": os.getpid(), "settings": settings}
     first |= {"credentials": asdict(credentials), "others": len(others)}
-    leader.control.send(first, leader.cell.fd, leader.stack_fd)
+    leader.output = Overheard(partial(_only_job, slots), slot=leader.index, digest=digest[:12])
+    leader.control.send(first, leader.cell.fd, leader.stack_fd, leader.output.theirs)
+    leader.output.shut()
     for slot in others:
         leader.control.send({"index": slot.index}, slot.theirs.fileno(), slot.cell.fd)
     return slots
+
+
+def _only_job(slots: Sequence[SlotProcess]) -> Job | None:
+    """Return what the process runs, where that is one job."""
+    running = [(slot, job) for slot in slots if slot.cell.fd >= 0 and (job := slot.cell.running()) is not None]
+    if len(running) != 1:
+        return None
+    slot, job = running[0]
+    return slot.names[job.row], job.handle, job.unique

@@ -23,6 +23,7 @@ from fleetd.worker.children import SlotProcess, make_slots
 from fleetd.worker.control import Message
 from fleetd.worker.logs import event
 from fleetd.worker.nursery import Nursery
+from fleetd.worker.output import Overheard
 from fleetd.worker.settings import GRACE_S, Settings
 from fleetd.worker.wear import too_large, worn
 
@@ -180,17 +181,30 @@ class Crew:
             nursery.attempts,
             nursery.text,
             self._credentials,
+            digest=self.settings.digest,
         )
         for slot in slots:
             self._tell(slot)
             self.slots[slot.index] = slot
         if self.nursery.bring(slots[0]):
+            self._listen(slots[0].output)
             for slot in slots:
                 slot.theirs.close()
                 asyncio.get_running_loop().add_reader(slot.control.fileno(), partial(self._hear, slot))
         else:
             for slot in slots:
                 self._ended(slot, 0, "could not be started")
+
+    def _listen(self, output: Overheard | None) -> None:
+        """Log what a slot's process says, until its end or ours."""
+        loop = asyncio.get_running_loop()
+
+        def hear() -> None:
+            if output is not None and not output.hear():
+                loop.remove_reader(output.fileno())
+
+        if output is not None:
+            loop.add_reader(output.fileno(), hear)
 
     def _hear(self, slot: SlotProcess) -> None:
         messages, open_ = slot.messages()
@@ -271,6 +285,8 @@ class Crew:
 
     def _ended(self, slot: SlotProcess, code: int, what: str) -> None:
         asyncio.get_running_loop().remove_reader(slot.control.fileno())
+        if slot.output is not None:
+            asyncio.get_running_loop().remove_reader(slot.output.fileno())
         del self.slots[slot.index]
         running = slot.cell.running()
         self._totals.fold(slot.cell, slot.names)

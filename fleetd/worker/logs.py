@@ -7,7 +7,7 @@ which sets up logging neither doubles nor silences these lines.
 import json
 import logging
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 LOG: Final = logging.getLogger("fleetd.worker")
 _DISPATCHERS: Final = logging.getLogger("fleetd.dispatchers")
@@ -18,9 +18,9 @@ def event(level: int, text: str, /, **fields: object) -> None:
     LOG.log(level, text, extra={"fields": fields})
 
 
-def set_up(log_format: str, **always: object) -> None:
-    """Send events to stderr with `always` at the end of every line. May be called again, after a fork."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up(log_format: str, stream: TextIO | None = None, **always: object) -> None:
+    """Send events to `stream` (stderr) with `always` at the end of every line. May be called again, after a fork."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Json(always) if log_format == "json" else _Text(always))
     for log in (LOG, _DISPATCHERS):
         log.handlers[:] = [handler]

@@ -25,6 +25,7 @@ from fleetd.worker.cell import Cell
 from fleetd.worker.control import Control, Message
 from fleetd.worker.jobs import Job
 from fleetd.worker.logs import event, set_up
+from fleetd.worker.output import finish, redirect
 from fleetd.worker.settings import Settings, load
 from fleetd.worker.slot import Slot
 
@@ -74,7 +75,7 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
     settings = load(first.body["settings"])
     index, parent = int(first.body["index"]), int(first.body["parent"])
     credentials = Credentials(**first.body.pop("credentials"))
-    cell_fd, stack_fd = first.fds
+    cell_fd, stack_fd, pipe = first.fds
     seats = [Seat(index, control, Cell(cell_fd, len(jobs))), *_other_seats(control, first, len(jobs))]
     with suppress(PermissionError):  # already the leader of a session, where it was started afresh
         os.setsid()
@@ -88,11 +89,12 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
     give_signals_to_forks()
     faulthandler.enable(stack_fd)
     faulthandler.register(DUMP_SIGNAL, stack_fd)
-    set_up(settings.log_format, slot=index, digest=settings.digest[:12])
+    set_up(settings.log_format, redirect(pipe), slot=index, digest=settings.digest[:12])
     if not _wait_for_parent(parent):
         return 0
     asyncio.run(_serve(seats, settings, jobs, parent, credentials))
     atexit._run_exitfuncs()  # noqa: SLF001 - a fork ends by os._exit, which runs none of them
+    finish()
     return 0
 
 

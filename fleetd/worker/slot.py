@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 from functools import partial
 from typing import Final
 
@@ -25,6 +26,7 @@ from fleetd.worker.cell import Cell, Want
 from fleetd.worker.control import Control
 from fleetd.worker.jobs import Context, Job
 from fleetd.worker.logs import event
+from fleetd.worker.output import RUNNING
 from fleetd.worker.run import Alarm, Failure, run_async, run_plain, run_threaded
 from fleetd.worker.settings import Settings
 from fleetd.worker.turns import Turns
@@ -273,13 +275,14 @@ class Slot:
         start = time.monotonic()
         self._cell.begin(row, taken.at, (taken.handle, taken.unique), taken.payload, start, limit_s)
         context = self._context(taken, duty, start) if job.wants_context else None
+        RUNNING.set((job.name, taken.handle, taken.unique))  # a task or a thread of its own takes it along
         if job.is_async:
             self._tasks.create_task(self._run_async(taken, duty, context, start))
         elif self._threads is not None:
             self._tasks.create_task(self._run_in_thread(self._threads, taken, duty, context, start))
         else:
-            outcome = run_plain(job, taken.payload, context, self._alarm, limit_s)
-            self._ended(taken, duty, context, start, outcome)
+            self._ended(taken, duty, context, start, run_plain(job, taken.payload, context, self._alarm, limit_s))
+        RUNNING.set(None)
 
     def _context(self, taken: Taken, duty: Duty, start: float) -> Context:
         handle, unique = (name.decode(errors="backslashreplace") for name in (taken.handle, taken.unique))
@@ -294,7 +297,8 @@ class Slot:
         self, threads: Executor, taken: Taken, duty: Duty, context: Context | None, start: float
     ) -> None:
         """Run a plain function where it holds nobody up. Nothing interrupts a thread: the soft limit does not act."""
-        outcome = await self._loop.run_in_executor(threads, run_threaded, duty.job, taken.payload, context)
+        run = partial(copy_context().run, run_threaded, duty.job, taken.payload, context)
+        outcome = await self._loop.run_in_executor(threads, run)
         self._ended(taken, duty, context, start, outcome)
 
     def _say_from_thread(self, taken: Taken, kind: Kind, args: tuple[bytes, ...]) -> None:
