@@ -20,6 +20,7 @@ from typing import Any, Final
 from bench.page import machine, renew
 from bench.policy import PAGE, POLICY, POOLS, TOP
 from fleetd.config import load_text
+from fleetd.control.uncollected import uncollected
 from fleetd.core.decide import decide
 from fleetd.core.memory import Memory, PoolMemory
 from fleetd.core.model import (
@@ -139,7 +140,8 @@ def decisions(queues: int, nodes: int, ticks: int = 60) -> float:
         readings = {f"q{i}": Reading(f"q{i}", 0, len(ages[i])) for i in range(queues)}
         seen = Observation(now=now, readings=readings, worlds=worlds, leases=leases, work=work)
         begun = time.perf_counter()
-        _, memory = decide(seen, policy, memory)
+        with uncollected():  # as the controller does
+            _, memory = decide(seen, policy, memory)
         took.append(time.perf_counter() - begun)
     return statistics.median(took[ticks // 2 :])
 

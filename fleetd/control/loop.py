@@ -18,6 +18,7 @@ from fleetd.config.schedule import Schedules, month
 from fleetd.control.history import Recorder
 from fleetd.control.leases import TTL_S, LeaseBook
 from fleetd.control.outlook import CLOSE_TIMEOUT_S, Adapters, Outlook
+from fleetd.control.uncollected import uncollected
 from fleetd.control.watch import TIMEOUT_S, one_line
 from fleetd.core.decide import decide, resume
 from fleetd.core.learn import leads
@@ -216,7 +217,8 @@ class Controller:
         async with self._turn:
             self._nudged.clear()
             self.observation = self.observe()
-            plan, memory = self.decide()
+            with uncollected():
+                plan, memory = self.decide()
             entries = [Entry("event", event) for event in plan.events]
             if plan.intents or memory.now - self._said_at >= SAY_S:
                 self._said_at = memory.now

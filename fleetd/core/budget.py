@@ -48,7 +48,7 @@ def accrue(draft: Draft, observation: Observation, policy: Policy) -> Spend:
     if spend.at is None:
         return Spend(at=draft.now, month=observation.month)
     elapsed_h = max(0.0, draft.now - spend.at) / HOUR_S
-    held = Counter(node.pool for node in draft.nodes.values())
+    held = Counter([node.pool for node in draft.nodes.values()])
     rate = sum(nodes * price(policy.pools[pool], observation) for pool, nodes in held.items() if pool in policy.pools)
     cost, minute = rate * elapsed_h, floor(draft.now / 60.0)
     kept = spend.minutes

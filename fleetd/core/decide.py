@@ -4,12 +4,13 @@ Pure: the same input gives the same plan. Every intent carries its reason; every
 why it is as it is, and the same sentence reaches log, journal, status and `fleetd explain`.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fleetd.core import budget
 from fleetd.core.capacity import Pen, capacity, floor_of, held
 from fleetd.core.commands import take_commands
-from fleetd.core.demand import Demand, Peaks
+from fleetd.core.demand import Demand, Peaks, because
 from fleetd.core.fill import fill
 from fleetd.core.lifecycle import COMING
 from fleetd.core.memory import Memory, Spend, Wanted
@@ -58,13 +59,17 @@ def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Pl
     """Return this tick's plan and what to remember. Times are on the controller's steady clock, in seconds."""
     worked = work_out(observation, policy, memory)
     pen, draft = worked.pen, worked.pen.draft
-    after = replace(
-        draft.memory,
+    after = Memory(
+        epoch=draft.memory.epoch,
         now=draft.now,
+        next_order=draft.memory.next_order,
+        ending=draft.memory.ending,
+        paused=draft.memory.paused,
         nodes=draft.nodes,
         orders=draft.orders,
         pools=draft.pools,
         queues=draft.queues,
+        rollouts=draft.memory.rollouts,
         peaks=worked.peaks,
         wanted=worked.wanted,
         launched=worked.launched,
@@ -72,13 +77,45 @@ def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Pl
         spend=worked.spend,
     )
     rollouts, reloads, events = roll(observation, policy, after)
-    after = replace(after, rollouts=rollouts)
+    if rollouts != after.rollouts:
+        after = replace(after, rollouts=rollouts)
+    return Plan((*pen.intents, *reloads), Sentences(worked), (*draft.events, *events)), after
+
+
+class Sentences(Mapping[str, str]):
+    """What a tick says of each app and pool, put into words when it is first looked at: mostly nobody does."""
+
+    __slots__ = ("_said", "_worked")
+
+    def __init__(self, worked: Worked) -> None:
+        self._worked = worked
+        self._said: dict[str, str] = {}
+
+    def __getitem__(self, about: str) -> str:
+        return self._words()[about]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._words())
+
+    def __len__(self) -> int:
+        return len(self._words())
+
+    def __repr__(self) -> str:
+        return repr(self._words())
+
+    def _words(self) -> Mapping[str, str]:
+        self._said = self._said or _say(self._worked)
+        return self._said
+
+
+def _say(worked: Worked) -> dict[str, str]:
+    pen, policy = worked.pen, worked.pen.policy
     sentences = {f"app {name}": _say_app(pen, demand) for name, demand in worked.demands.items()}
     sentences |= {f"pool {name}": _say_pool(pen, pool) for name, pool in policy.pools.items()}
     warning = budget.warned(worked.spend, policy)
     if warning:
         sentences["budget"] = f"spent {warning}"
-    return Plan((*pen.intents, *reloads), sentences, (*draft.events, *events)), after
+    return sentences
 
 
 def resume(memory: Memory, now: Seconds) -> Memory:
@@ -106,7 +143,7 @@ def _say_app(pen: Pen, demand: Demand) -> str:
     have = capacity(pen, demand.app)
     most, keep = demand.most, max((term.keep for term in demand.terms.values()), default=0.0)
     kept = f", keeps {keep:.1f}" if keep > most + 0.05 else ""
-    sentence = f"needs {most:.1f} slots{kept}, has {have} there or coming: {demand.why}"
+    sentence = f"needs {most:.1f} slots{kept}, has {have} there or coming: {because(pen, demand)}"
     return ". ".join(part for part in (sentence, done, limits) if part)
 
 

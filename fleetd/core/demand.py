@@ -20,6 +20,7 @@ HOLD_IN_TIME: Final = 0.5  # and where it is booted just in time
 HOLD_FLOOR_S: Final[dict[str, Seconds]] = {"calm": 300.0, "thrifty": 5.0, "bounded": 5.0}
 MOST_HELD_S: Final = 600.0
 CROWDED: Final = 0.3  # of an objective that the waiting may keep all slots busy before no slot is to go
+RANKS: Final[dict[Literal["low", "normal", "high"], int]] = {"high": 0, "normal": 1, "low": 2}
 MEASURED_AT: Final = 3.0  # ended jobs from which on a mean is called measured
 
 
@@ -28,12 +29,13 @@ class Demand:
     """What an app needs; `terms` by pool. `floor` slots by schedules; `frozen` forbids scale-in, with the reason."""
 
     app: str
+    rules: Sequence[QueuePolicy] = ()
     terms: Mapping[str, Term] = field(default_factory=dict)
     floor: float = 0.0
     urgency: tuple[int, Seconds] = (3, 0.0)  # priority first, then the tightest objective: small is urgent
     frozen: str = ""
     crowded: bool = False  # those that wait now would wait for a good part of their objective
-    why: str = ""
+    why: str = ""  # where it is not what its queues tell
 
     def need(self, pool: str) -> float:
         """Return the slots to have, seen from a pool's boot time."""
@@ -67,17 +69,17 @@ def demands(pen: Pen) -> tuple[dict[str, Demand], dict[str, Peaks], dict[str, Wa
             need = max(term.need, floor)
             peaks[key] = push(pen.draft.memory.peaks.get(key, ()), pen.draft.now, need, hold_s)
             peak_at, keep = peaks[key][0]
-            terms[name] = replace(term, need=need, keep=keep, keep_s=peak_at + hold_s - pen.draft.now)
+            terms[name] = term.judged(need, keep, peak_at + hold_s - pen.draft.now)
             wanted[key] = term.wanted
         _share_out(pen, rules, max([term.need for term in terms.values()], default=0.0))
         result[app] = Demand(
             app=app,
+            rules=rules,
             terms=terms,
             floor=floor,
             urgency=_urgency(rules),
             frozen=_frozen(pen, rules),
             crowded=_crowded(pen, rules, capacity(pen, app)),
-            why=_why(rules, pen.draft.queues, floor),
         )
     return result, peaks, wanted
 
@@ -101,26 +103,31 @@ def _terms(pen: Pen, app: str, rules: Sequence[QueuePolicy], boots: Mapping[str,
     pools = [pool.name for pool in pen.pools_of[app]]
     groups = [(boots[name], pen.census.groups[name, app]) for name in pools if (name, app) in pen.census.groups]
     terms: dict[str, Term] = {}
-    made: dict[Boot, Term] = {}
+    made: list[tuple[Boot, Term]] = []
     bridge = _bridge(pen, pools, boots, tightest_s)
+    bounded = pen.policy.stability == "bounded"
     for name in pools:
         boot = boots[name].or_guess(tightest_s)
+        fast = bool(seen) and (bounded or boot.in_time(tightest_s))
         ratio = _per_slot(pen, name) / bridge if bridge else 1.0
-        if seen and not boot.in_time(tightest_s) and ratio < 1.0 and pen.policy.stability != "bounded":
+        if seen and not fast and ratio < 1.0:
             terms[name] = bridged(seen, boot, pen.draft.now, ratio)
             continue
-        if boot not in made:
-            if seen and (boot.in_time(tightest_s) or pen.policy.stability == "bounded"):
-                made[boot] = just_in_time(seen, boot, groups, pen.draft.now)
-            else:
-                made[boot] = ahead(seen, boot, groups, pen.draft.now, pen.draft.memory.wanted.get(key_of(app, name)))
-        terms[name] = made[boot]
+        term = next((term for other, term in made if other == boot), None) if made else None
+        if term is None and fast:
+            term = just_in_time(seen, boot, groups, pen.draft.now)
+        elif term is None:
+            term = ahead(seen, boot, groups, pen.draft.now, pen.draft.memory.wanted.get(key_of(app, name)))
+        made.append((boot, term))
+        terms[name] = term
     _hold_blind(pen, app, rules, terms)
     return terms
 
 
 def _bridge(pen: Pen, pools: Sequence[str], boots: Mapping[str, Boot], tightest_s: Seconds) -> float:
     """Return the price of a slot of the cheapest pool that boots just in time and can give more now; 0 without one."""
+    if len(pools) < 2:
+        return 0.0
     able = [
         _per_slot(pen, name)
         for name in pools
@@ -129,7 +136,7 @@ def _bridge(pen: Pen, pools: Sequence[str], boots: Mapping[str, Boot], tightest_
         and pen.draft.pools[name].open_until <= pen.draft.now
         and pen.census.held(name) < pen.policy.pools[name].max_nodes
     ]
-    return min(able, default=0.0) if len(pools) > 1 else 0.0
+    return min(able, default=0.0)
 
 
 def _per_slot(pen: Pen, pool: str) -> float:
@@ -226,22 +233,28 @@ def _crowded(pen: Pen, rules: Sequence[QueuePolicy], slots: int) -> bool:
 
 def push(peaks: Peaks, now: Seconds, need: float, hold_s: Seconds) -> Peaks:
     """Add a need to the falling maxima of the last `hold_s` seconds; the first of them is the maximum."""
-    kept = [(at, value) for at, value in peaks if now - at <= hold_s and value > need]
-    return (*kept, (now, need))
+    first, end = 0, len(peaks)
+    while first < end and now - peaks[first][0] > hold_s:
+        first += 1
+    while end > first and peaks[end - 1][1] <= need:
+        end -= 1
+    return (*peaks[first:end], (now, need))
 
 
 # ── why, in words
 
 
 def _urgency(queues: Iterable[QueuePolicy]) -> tuple[int, Seconds]:
-    ranks: dict[Literal["low", "normal", "high"], int] = {"high": 0, "normal": 1, "low": 2}
-    return min([(ranks[q.priority], q.objective.wait_s) for q in queues], default=(3, 0.0))
+    return min([(RANKS[q.priority], q.objective.wait_s) for q in queues], default=(3, 0.0))
 
 
-def _why(rules: Iterable[QueuePolicy], memory: Mapping[str, QueueMemory], floor: float) -> str:
+def because(pen: Pen, demand: Demand) -> str:
+    """Return why an app needs what it needs."""
+    if demand.why:
+        return demand.why
     parts = []
-    for rule in rules:
-        queue = memory[rule.name]
+    for rule in demand.rules:
+        queue = pen.draft.queues[rule.name]
         if queue.blind_at is not None and queue.why_blind:
             parts.append(f"{rule.name}: blind ({queue.why_blind}), held")
             continue
@@ -250,6 +263,6 @@ def _why(rules: Iterable[QueuePolicy], memory: Mapping[str, QueueMemory], floor:
             f"{rule.name}: {queue.waiting} waiting, {queue.running} running, {queue.rate.per_s:.1f}/s arriving, "
             f"{mean_service(queue, rule):.3g} s each ({known}), to start within {rule.objective.wait_s:g} s"
         )
-    if floor:
-        parts.append(f"a schedule wants {floor:.0f} slots")
+    if demand.floor:
+        parts.append(f"a schedule wants {demand.floor:.0f} slots")
     return "; ".join(parts) or "no queue names it"

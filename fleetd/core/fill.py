@@ -13,7 +13,7 @@ from typing import Final
 
 from fleetd.core import budget, lifecycle
 from fleetd.core.capacity import Pen, capacity, count, floor_of, held, owe
-from fleetd.core.demand import HOLD_FLOOR_S, Demand, Peaks, boot_of, demands
+from fleetd.core.demand import HOLD_FLOOR_S, Demand, Peaks, because, boot_of, demands
 from fleetd.core.learn import boot_estimate
 from fleetd.core.lifecycle import Event
 from fleetd.core.memory import Node, Pending, Wanted
@@ -76,9 +76,9 @@ def _quarantine(pen: Pen) -> None:
 def _obey(pen: Pen) -> None:
     """Drain what operators or the end of the fleet send away; what has not come up yet is stopped at the end."""
     draft = pen.draft
-    closed = any(memory.drained_until > draft.now for memory in draft.pools.values())
-    for node in pen.nodes() if draft.memory.ending or closed else [node for node in pen.nodes() if node.pinned]:
-        if not pen.policy.pools[node.pool].act:
+    everybody = draft.memory.ending or any(memory.drained_until > draft.now for memory in draft.pools.values())
+    for node in [node for node in draft.nodes.values() if everybody or node.pinned]:
+        if node.pool not in pen.policy.pools or not pen.policy.pools[node.pool].act:
             continue
         if pen.draft.memory.ending:
             reason = "the fleet ends"
@@ -163,16 +163,14 @@ def _scale(pen: Pen, demand: Demand) -> None:
     cheaper ones, booting already, will not cover in time.
     """
     pools = fill_order(pen, demand.app)
-    if any(
-        demand.need(pool.name) > _counted(pen, demand, pools[: at + 1]) * SLACK + SLIVER
-        for at, pool in enumerate(pools)
-    ):
+    have = _counts(pen, demand, pools)
+    if any(demand.need(pool.name) > slots * SLACK + SLIVER for pool, slots in have):
         _grow(pen, demand, pools)
+        have = _counts(pen, demand, pools)
     if pen.policy.stability == "bounded" and not demand.frozen:
         _end_idle(pen, demand, pools)
-    if any(
-        _counted(pen, demand, pools[: at + 1]) > ceil(demand.keep(pool.name) - SLIVER) for at, pool in enumerate(pools)
-    ):
+        have = _counts(pen, demand, pools)
+    if any(slots > ceil(demand.keep(pool.name) - SLIVER) for pool, slots in have):
         if demand.frozen:
             pen.limits[demand.app].append(f"not scaling in: {demand.frozen}")
         elif not demand.crowded:
@@ -185,6 +183,11 @@ def fill_order(pen: Pen, app: str) -> list[PoolPolicy]:
     if len(pools) < 2:
         return pools
     return sorted(pools, key=lambda p: (pen.price(p.name) / p.slots, boot_estimate(pen.draft.pools[p.name]), p.name))
+
+
+def _counts(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> list[tuple[PoolPolicy, int]]:
+    """Return each pool with the slots of it and the cheaper ones."""
+    return [(pool, _counted(pen, demand, pools[: at + 1])) for at, pool in enumerate(pools)]
 
 
 def _counted(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> int:
@@ -214,7 +217,7 @@ def _grow(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
         missing = short - _undrain(pen, demand, pool, short)
         nodes = _affordable(pen, demand.app, pool, ceil(missing / pool.slots)) if missing > 0 else 0
         if nodes:
-            _launch(pen, pool, demand.app, nodes, demand.why)
+            _launch(pen, pool, demand.app, nodes, because(pen, demand))
         short = max(0, missing - nodes * pool.slots)
     if short > 0:
         pen.limits[demand.app].append(f"{short} slots short")
@@ -225,7 +228,7 @@ def _undrain(pen: Pen, demand: Demand, pool: PoolPolicy, missing: int) -> int:
     group = pen.census.groups.get((pool.name, demand.app))
     if group is None or not group.draining:
         return 0
-    gained = 0
+    gained, reason = 0, f"needed again: {because(pen, demand)}"
     for node in sorted(group.draining, key=lambda n: (pen.idle_s(n), n.id)):
         ready = replace(node, phase=Phase.READY)
         extra = budget.cost_of(pen.draft, pen.observation, pen.policy, ready) - budget.cost_of(
@@ -235,7 +238,6 @@ def _undrain(pen: Pen, demand: Demand, pool: PoolPolicy, missing: int) -> int:
         drained = pen.draft.pools[pool.name].drained_until > pen.draft.now or pen.still(pool.name)
         if gained >= missing or drained or not pen.room.fits(extra):
             break
-        reason = f"needed again: {demand.why}"
         pen.draft.move(node, Event.UNFENCE, reason)
         group.draining.remove(node)
         group.slots, group.up, group.nodes = group.slots + node.slots, group.up + node.slots, group.nodes + 1
@@ -258,21 +260,23 @@ def _affordable(pen: Pen, who: str, pool: PoolPolicy, wanted: int) -> int:
     phases = pen.census.phases[pool.name]
     busy_probing = probing and any(phases[phase] for phase in lifecycle.COMING)
     still = pen.still(pool.name)
-    bounds: list[tuple[float, str]] = [
-        (0 if still else inf, still),
-        (pool.max_nodes - held(pen, pool.name), f"max of {pool.name} ({pool.max_nodes})"),
-        (inf if headroom is None else headroom, f"{pool.name} has no more to give"),
-        (0 if memory.open_until > pen.draft.now else inf,
-         f"breaker of {pool.name} open for {memory.open_until - pen.draft.now:.0f} s: {memory.why_open}"),
-        (0 if busy_probing else 1 if probing else inf, f"{pool.name} is tried with one node after failures"),
-        (0 if memory.drained_until > pen.draft.now else inf, f"{pool.name} is drained by an operator"),
-        (0 if not isinstance(world, World) else inf, f"{pool.name} cannot be seen"),
-        (affordable, "the budget"),
-        (pen.launches_left, "launches per minute"),
-    ]  # fmt: skip
-    least, why = min(bounds, key=lambda bound: bound[0])
+    open_s = memory.open_until - pen.draft.now
+    bounds = {
+        "{still}": 0 if still else inf,
+        "max of {pool.name} ({pool.max_nodes})": pool.max_nodes - held(pen, pool.name),
+        "{pool.name} has no more to give": inf if headroom is None else headroom,
+        "breaker of {pool.name} open for {open_s:.0f} s: {memory.why_open}": 0 if open_s > 0.0 else inf,
+        "{pool.name} is tried with one node after failures": 0 if busy_probing else 1 if probing else inf,
+        "{pool.name} is drained by an operator": 0 if memory.drained_until > pen.draft.now else inf,
+        "{pool.name} cannot be seen": inf if isinstance(world, World) else 0,
+        "the budget": affordable,
+        "launches per minute": pen.launches_left,
+    }
+    least = min(bounds.values())
     allowed = int(max(0.0, min(float(wanted), least)))
     if allowed < wanted:
+        words = next(words for words, bound in bounds.items() if bound == least)
+        why = words.format(still=still, pool=pool, memory=memory, open_s=open_s)
         would = f"; would launch {wanted} in {pool.name}" if why == still and still else ""
         pen.limits[who].append(f"limited: {why}{would}" if why == still else f"limited by {why}")
     return allowed

@@ -4,8 +4,9 @@ Numbers in, numbers out. Work that the workers report counts whether or not the 
 nothing of their jobs (foreign ones), starts are estimated from the running and the mean service time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from math import exp
 from typing import Final
 
@@ -74,8 +75,7 @@ def learn(
         arrived = 0
     kept = exp((since - now) / JUDGED_S)
     seen = queue.judged * kept + judged
-    return replace(
-        queue,
+    return QueueMemory(
         waiting=waiting,
         running=running,
         read_at=queue.read_at if reading is None else now,
@@ -86,6 +86,7 @@ def learn(
         life=live(queue.life, work.ended or _lumped(work), work.running_s, prior(policy), now),
         season=observe(queue.season, max(0, arrived), now) if begun else queue.season,
         rate=rate(flow, now) if reading is not None else queue.rate,
+        need=queue.need,
         price_s=learn_price(
             queue.price_s,
             judged,
@@ -124,7 +125,14 @@ def boot_deadline(pool: PoolMemory) -> Seconds:
 
 def boot_estimate(pool: PoolMemory, share: float = 0.95) -> Seconds:
     """Return a percentile of the last boots, the 95th unless told otherwise; zero while unknown."""
-    return _percentile(pool.boots_s, share)
+    ordered = _in_order(pool.boots_s)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+@lru_cache(maxsize=64)
+def _in_order(boots_s: tuple[Seconds, ...]) -> tuple[Seconds, ...]:
+    """Return boots as they are asked for, several times a tick; new ones come once in many."""
+    return tuple(sorted(boots_s))
 
 
 def leads(policy: Policy, memory: Memory) -> dict[str, Seconds]:
@@ -142,8 +150,3 @@ def prime(memory: Memory, queue: str, rows: Iterable[tuple[Seconds, int]], step_
     known = memory.queues.get(queue, QueueMemory())
     known = replace(known, season=prime_season(known.season, rows, step_s))
     return replace(memory, queues={**memory.queues, queue: known})
-
-
-def _percentile(boots_s: Sequence[Seconds], share: float) -> Seconds:
-    ordered = sorted(boots_s)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

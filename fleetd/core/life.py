@@ -11,7 +11,8 @@ at every age. It is heavy-tailed on purpose: of a job older than any before, wha
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import exp, expm1, log, log2, sqrt
 from typing import Final
@@ -30,6 +31,8 @@ FRESH_S: Final = 4.5  # nor is it drawn more often than this
 MOST_ENDS: Final = 0.9999
 LONGEST_CV2: Final = 4.0  # a squared coefficient of variation above this is taken as this
 EDGES: Final[tuple[Seconds, ...]] = tuple(0.0 if at == 0 else 2.0 ** (at / PER_OCTAVE) / 1e3 for at in range(BUCKETS))
+WIDTHS: Final[tuple[Seconds, ...]] = tuple(high - low for low, high in pairwise(EDGES))
+MIDDLES: Final[tuple[Seconds, ...]] = tuple(0.5 * (low + high) for low, high in pairwise(EDGES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +77,21 @@ def live(life: Life, ended: Mapping[int, int], running_s: Sequence[Seconds], pri
         age_s = now - life.drawn_at
         if age_s < FRESH_S or (age_s < STALE_S and life.new <= STALE_SHARE * life.jobs):
             return life
-    return replace(life, new=0.0, drawn_at=now, curve=draw(life, running_s, prior_s))
+    return Life(life.ended, life.jobs, life.recent, life.recent_s, 0.0, now, draw(life, running_s, prior_s))
 
 
 def _add(life: Life, ended: Mapping[int, int]) -> Life:
     count = sum(ended.values())
+    within = [(min(max(bucket, 0), BUCKETS - 2), number) for bucket, number in ended.items()]
     faded = exp(-count / RECENT_JOBS)
     recent = life.recent * faded + count
-    recent_s = life.recent_s * faded + sum(number * MIDDLES[_within(at)] for at, number in ended.items())
+    recent_s = life.recent_s * faded + sum([number * MIDDLES[at] for at, number in within])
     keep = exp(-count * (HURRY if _contradicted(life, recent, recent_s) else 1.0) / MEMORY_JOBS)
     weights = {bucket: weight * keep for bucket, weight in life.ended}
-    for bucket, number in ended.items():
-        at = _within(bucket)
+    for at, number in within:
         weights[at] = weights.get(at, 0.0) + number
-    return replace(
-        life,
-        ended=tuple(sorted(weights.items())),
-        jobs=life.jobs * keep + count,
-        recent=recent,
-        recent_s=recent_s,
-        new=life.new + count,
-    )
-
-
-def _within(bucket: int) -> int:
-    return min(max(bucket, 0), BUCKETS - 2)
+    jobs, new = life.jobs * keep + count, life.new + count
+    return Life(tuple(sorted(weights.items())), jobs, recent, recent_s, new, life.drawn_at, life.curve)
 
 
 def _contradicted(life: Life, recent: float, recent_s: Seconds) -> bool:
@@ -121,20 +114,24 @@ def draw(life: Life, running_s: Iterable[Seconds], prior_s: Seconds) -> Curve:
     for age_s in running_s:
         running.setdefault(bucket_of(age_s), []).append(age_s)
     last = max([*ended, *running], default=0)
-    reach = life.jobs + share * sum(len(ages) for ages in running.values())  # jobs that reach the bucket
+    reach = life.jobs + share * sum([len(ages) for ages in running.values()])  # jobs that reach the bucket
     total, lived_s, square, alive = 0.0, 0.0, 0.0, 1.0
     hazards, integrals = [0.0], [0.0]
-    for at in range(last + 1):
-        low, high = EDGES[at], EDGES[at + 1]
-        width, gone, here = high - low, ended.get(at, 0.0), running.get(at, ())
-        unseen = share * sum([high - age_s for age_s in here]) / width  # what those that still run leave of it
-        ends = (gone + 1.0 - (low + prior_s) ** 2 / (high + prior_s) ** 2) / (reach - unseen + 1.0)
+    for at, left in enumerate(_left(prior_s)[: last + 1]):
+        width, gone, at_risk = WIDTHS[at], ended.get(at, 0.0), reach + 1.0
+        if at in running:
+            here, high = running[at], EDGES[at + 1]
+            # What those that still run leave of the bucket is not seen yet.
+            at_risk = reach - share * sum([high - age_s for age_s in here]) / width + 1.0
+            reach -= gone + share * len(here)
+        elif gone:
+            reach -= gone
+        ends = (gone + 1.0 - left) / at_risk
         step = -log(1.0 - min(MOST_ENDS, ends))
         part_s = alive * width * (-expm1(-step) / step if step > 1e-9 else 1.0)
-        reach -= gone + share * len(here)
         total += step
         lived_s += part_s
-        square += 2.0 * part_s * 0.5 * (low + high)
+        square += part_s * (EDGES[at] + EDGES[at + 1])  # twice the part at the middle of the bucket
         alive = exp(-total)
         hazards.append(total)
         integrals.append(lived_s)
@@ -144,6 +141,12 @@ def draw(life: Life, running_s: Iterable[Seconds], prior_s: Seconds) -> Curve:
     square += 2.0 * rest_s * end_s  # the prior has no variance: what was not seen counts as just beyond
     cv2 = min(LONGEST_CV2, max(0.0, square / mean_s**2 - 1.0))
     return Curve(prior_s, tuple(hazards), tuple(integrals), mean_s, cv2)
+
+
+@lru_cache(maxsize=256)
+def _left(prior_s: Seconds) -> tuple[float, ...]:
+    """Return, by bucket, the share of the jobs that reach it and, by the prior, live on: the same for every curve."""
+    return tuple((low + prior_s) ** 2 / (high + prior_s) ** 2 for low, high in pairwise(EDGES))
 
 
 def _hazard(curve: Curve, age_s: Seconds) -> float:
@@ -194,6 +197,3 @@ def _by_bucket(ages_s: Iterable[Seconds]) -> dict[Seconds, int]:
         middle = MIDDLES[at if at < BUCKETS - 1 else BUCKETS - 2]
         middles[middle] = middles.get(middle, 0) + 1
     return middles
-
-
-MIDDLES: Final[tuple[Seconds, ...]] = tuple(0.5 * (low + high) for low, high in pairwise(EDGES))

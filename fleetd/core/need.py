@@ -67,6 +67,11 @@ class Term:
     keep: float = 0.0
     keep_s: Seconds = 0.0  # for so long, if the need stays below it
 
+    def judged(self, need: float, keep: float, keep_s: Seconds) -> "Term":
+        """Return the term with what is to be had and kept at last."""
+        parts = self.load, self.wanted, self.waiting, self.just_in_time, self.bridged
+        return Term(self.boot_s, need, *parts, keep, keep_s)
+
 
 @dataclass(slots=True)
 class Seen:
@@ -128,8 +133,8 @@ def ahead(
         risks = [risk for _, risk in pairs]
         slots = wanted(load, risks, boot.paid_s, HORIZON_BOOTS * boot.late_s, last.slots if last else 0)
         last = Wanted(slots, load.mean, now)
-    there = sum(group.slots for _, group in groups)
-    waiting = sum(_still_waiting(one, there, boot.late_s) for one in seen)
+    there = sum([group.slots for _, group in groups])
+    waiting = sum([_still_waiting(one, there, boot.late_s) for one in seen])
     somebody = 1.0 if any(one.memory.waiting for one in seen) else 0.0  # however short the jobs, one has to run them
     return Term(boot.late_s, max(somebody, last.slots + waiting), load, last, waiting)
 

@@ -86,8 +86,8 @@ def begin(observation: Observation, policy: Policy, memory: Memory) -> Draft:
         if isinstance(world, World) and world.fresh:
             listed[name] = _take_world(draft, policy.pools[name], world)
     _take_absences(draft, listed, observation)
-    _take_leases(draft, observation)
-    _expire(draft, observation, policy)
+    quiet = _take_leases(draft, observation)
+    _expire(draft, observation, policy, quiet)
     for name, queue in policy.queues.items():
         _take_reading(draft, name, queue, observation, safe=policy.safe)
     return draft
@@ -163,10 +163,10 @@ def _note_sight(draft: Draft, name: str, world: World | Blind) -> None:
 
 def _take_world(draft: Draft, pool: PoolPolicy, world: World) -> set[NodeId]:
     """Fold in a pool's list, and return the names of the nodes that are there."""
-    nodes = draft.nodes
+    nodes, up = draft.nodes, Phase.READY
     for sighting in world.sightings:
         node = nodes.get(sighting.node)
-        if node is not None and node.phase is Phase.READY and not node.missing:
+        if node is not None and node.phase is up and not node.missing:
             continue
         if sighting.state not in HERE:
             continue
@@ -223,17 +223,22 @@ def _miss(draft: Draft, node: Node, lease: LeaseView | None) -> None:
         _fail(draft, node.pool, f"{node.id} died while {node.phase}")
 
 
-def _take_leases(draft: Draft, observation: Observation) -> None:
-    """Fold in what the workers say of themselves. Of most nodes there is no news, and a node is made anew for news."""
-    nodes, now, ttl_s = draft.nodes, draft.now, observation.lease_ttl_s
+def _take_leases(draft: Draft, observation: Observation) -> set[NodeId]:
+    """Fold in what the workers say of themselves; return the nodes whose word is too old.
+
+    Of most nodes there is no news, and a node is made anew for news.
+    """
+    nodes, now, ttl_s, up = draft.nodes, draft.now, observation.lease_ttl_s, Phase.READY
+    quiet: set[NodeId] = set()
     for name, lease in observation.leases.items():
-        node = nodes.get(name)
+        node, age_s, busy = nodes.get(name), lease.age_s, lease.busy
+        if age_s > ttl_s:
+            quiet.add(name)
         if node is None or lease.pool != node.pool or lease.state == "starting":
             continue
-        age_s, busy = lease.age_s, lease.busy
         idle_at = None if busy else now - lease.idle_s - age_s
         heard_at = now - age_s
-        ready = node.phase is Phase.READY
+        ready = node.phase is up
         if (
             ready
             and busy == node.busy
@@ -250,6 +255,7 @@ def _take_leases(draft: Draft, observation: Observation) -> None:
         node = nodes[name] = _heard(node, lease, heard_at, idle_at)
         if age_s <= ttl_s and not ready:
             _hear(draft, node)
+    return quiet
 
 
 def _heard(node: Node, lease: LeaseView, heard_at: Seconds, idle_at: Seconds | None) -> Node:
@@ -287,14 +293,13 @@ def _hear(draft: Draft, node: Node) -> None:
         draft.pools[node.pool] = replace(memory, boots_s=boots, failures=0, open_until=0.0, why_open="")
 
 
-def _expire(draft: Draft, observation: Observation, policy: Policy) -> None:
-    """Move what is past its time: silent leases, overdue boots, unanswered orders."""
-    now, ttl_s, leases = draft.now, observation.lease_ttl_s, observation.leases
-    for node in list(draft.nodes.values()):
-        if node.phase is Phase.READY:
-            lease = leases.get(node.id)
+def _expire(draft: Draft, observation: Observation, policy: Policy, quiet: set[NodeId]) -> None:
+    """Move what is past its time: silent leases (`quiet` names the old ones), overdue boots, unanswered orders."""
+    now, ttl_s, leases, ready = draft.now, observation.lease_ttl_s, observation.leases, Phase.READY
+    for node in [n for n in draft.nodes.values() if n.phase is not ready or n.id not in leases or n.id in quiet]:
+        if node.phase is ready:
             heard_at = node.heard_at if node.heard_at is not None else node.since
-            if (now - heard_at if lease is None else lease.age_s) > ttl_s:
+            if node.id in quiet or now - heard_at > ttl_s:
                 draft.move(node, Event.SILENT)
         elif node.phase in lifecycle.COMING:
             limit_s = boot_deadline(draft.pools.get(node.pool, PoolMemory()))

@@ -93,7 +93,7 @@ def test_more_slots_make_fewer_late_and_a_share_is_a_share(load, mean_s, wait_s,
     one = risk(mean_s=mean_s, wait_s=wait_s, cv2=cv2)
     shares = [late_share(0.1 * at * load, load, one, horizon_s) for at in range(1, 40)]
     assert all(0.0 <= share <= 1.0 for share in shares)
-    assert all(after <= before + 1e-9 for before, after in pairwise(shares))
+    assert all(after <= before + 1e-7 for before, after in pairwise(shares))
 
 
 @many
