@@ -5,7 +5,7 @@ PHOTOS ?=
 DISPATCHER ?= embedded
 TRACES ?=
 
-.PHONY: help setup run check test bench bench-policy lint types contracts fast docs lock clean
+.PHONY: help setup run check test bench bench-policy bench-reload lint types contracts fast docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,12 @@ bench-policy: setup ## what decisions cost and how fast they are; TRACES=FOLDER 
 	@$(PY) -m pip install -q -r requirements-bench.lock
 	@$(PY) -m bench policy $(TRACES)
 	@$(PY) -m bench decisions
+
+bench-reload: setup ## releases under load, beside Celery, RQ and dramatiq, and what becomes of jobs in faults; an hour
+	@scripts/need gearmand redis-server
+	@$(PY) -m pip install -q -r requirements-bench.lock
+	@$(PY) -m bench reload
+	@$(PY) -m bench faults
 
 docs: setup ## renew what the documents draw from the code: the life of a node, the commands, the policy's keys
 	@$(PY) -m scripts.moves

@@ -1,4 +1,4 @@
-"""The benchmarks by name: `python -m bench NAME [options]` runs one, `python -m bench` runs all of them.
+"""The benchmarks by name: `python -m bench NAME [options]` runs one, `python -m bench` all that take minutes.
 
 Each is a module of this package with `main(argv) -> exit code`; `python -m bench NAME --help` tells its options.
 """
@@ -14,7 +14,10 @@ KNOWN = {
     "policy": "what the decisions cost on given traces, beside peers and the clairvoyant bound (needs their folder)",
     "decisions": "how fast decisions and simulations are",
     "burst": "thousands of jobs while workers, nodes and the controller are killed",
+    "reload": "releases activated under load, every fifth broken; Celery, RQ and dramatiq beside; memory; fifty nodes",
+    "faults": "what becomes of each job where a slot, its memory, the disk or the dispatcher fails",
 }
+LONG = ("policy", "reload", "faults")  # each with a make target of its own
 
 
 def main(argv: list[str]) -> int:
@@ -24,16 +27,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="bench",
         usage="python -m bench [NAME [OPTIONS]]",
-        description="Run one benchmark, or all of them.",
+        description="Run one benchmark, or all that do not take long.",
         epilog=f"benchmarks:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", choices=there, metavar="NAME", help="which one (default: all)")
+    parser.add_argument("name", nargs="?", choices=there, metavar="NAME", help=f"which one (default: all but {', '.join(LONG)})")
     given = parser.parse_args(argv[:1])
     if given.name:
         return int(importlib.import_module(f"bench.{given.name}").main(argv[1:]))
     worst = 0
-    for name in there:
+    for name in [name for name in there if name not in LONG]:
         print(f"# {name}", flush=True)
         worst = max(worst, int(importlib.import_module(f"bench.{name}").main([])))
     return worst

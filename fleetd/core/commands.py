@@ -1,6 +1,6 @@
 """The operator's commands, folded into memory: floors, drains, holds, pause, quarantine. What follows is `fill`'s."""
 
-from collections.abc import Container
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -25,8 +25,8 @@ from fleetd.core.track import Draft
 FOREVER: Final = 1e12  # finite, since JSON knows no infinity
 
 
-def take_commands(draft: Draft, observation: Observation, apps: Container[str]) -> None:
-    """Fold in the commands; one that names nothing that is here is said to be ignored."""
+def take_commands(draft: Draft, observation: Observation, apps: Mapping[str, Sequence[str]]) -> None:
+    """Fold in the commands; one that names nothing that is here is said to be ignored. `apps`: the pools of each."""
     for name, memory in draft.pools.items():
         if any(wake.until <= draft.now for wake in memory.wakes):
             draft.pools[name] = replace(memory, wakes=tuple(w for w in memory.wakes if w.until > draft.now))
@@ -41,11 +41,20 @@ def take_commands(draft: Draft, observation: Observation, apps: Container[str]) 
             case QuarantineCommand(_, str(node)) | DrainCommand(_, str(node)) if node in draft.nodes:
                 _node(draft, draft.nodes[node], command)
             case ActivateCommand(name) | RollbackCommand(name) | PardonCommand(name) if name in apps:
-                pass  # the rollout's business
+                _ask_again(draft, name, apps[name])  # the rest is the rollout's business
             case WakeCommand(pool) | HoldCommand(pool) | DrainCommand(pool, None) if pool in draft.pools:
                 _pool(draft, pool, draft.pools[pool], command)
             case _:
                 draft.events.append(f"command {command} names nothing that is here: ignored")
+
+
+def _ask_again(draft: Draft, app: str, pools: Sequence[str]) -> None:
+    """Close the breakers of an app's pools: what they could not do for want of a release may work now."""
+    for name in pools:
+        memory = draft.pools[name]
+        if memory.open_until > draft.now:
+            draft.pools[name] = replace(memory, failures=0, open_until=0.0, why_open="")
+            draft.events.append(f"pool {name}: asked again, since an operator changed the release of {app}")
 
 
 def _pool(draft: Draft, name: str, memory: PoolMemory, command: Command) -> None:

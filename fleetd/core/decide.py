@@ -35,7 +35,7 @@ class Worked:
 def work_out(observation: Observation, policy: Policy, memory: Memory) -> Worked:
     """Do all of a tick but the telling: `decide` and `explain` both tell of this."""
     draft = begin(observation, policy, memory)
-    take_commands(draft, observation, policy.apps)
+    take_commands(draft, observation, _pools_of(policy) if observation.commands else {})
     spend = budget.accrue(draft, observation, policy)
     launched, stopped = _recent(memory.launched, draft.now), _recent(memory.stopped, draft.now)
     pen = Pen(
@@ -53,6 +53,10 @@ def work_out(observation: Observation, policy: Policy, memory: Memory) -> Worked
     launched = (*launched, (draft.now, launches)) if launches else launched
     stopped = (*stopped, (draft.now, drains)) if drains else stopped
     return Worked(pen, demands, peaks, wanted, spend, launched, stopped)
+
+
+def _pools_of(policy: Policy) -> dict[str, list[str]]:
+    return {app: [pool.name for pool in policy.pools.values() if app in pool.apps] for app in policy.apps}
 
 
 def decide(observation: Observation, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:

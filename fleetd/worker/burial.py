@@ -39,8 +39,8 @@ async def bury(slot: SlotProcess, job: Running, code: int, books: Books, setting
                 reason=reason,
                 traceback=slot.stack(),
             )
-            await asyncio.to_thread(dead.write, settings.spool, letter)
-            await asyncio.to_thread(slot.answer, job.link, failure(job.handle, reason))
+            if await asyncio.to_thread(dead.write, settings.spool, letter):  # else it goes back to be kept later
+                await asyncio.to_thread(slot.answer, job.link, failure(job.handle, reason))
     except UnreachableError as error:
         event(logging.WARNING, "last word not heard", slot=slot.index, error=error)
     finally:

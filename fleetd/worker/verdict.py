@@ -1,7 +1,8 @@
 """What becomes of a job that gave no result: back to its dispatcher, or dead.
 
 Promises: a dead letter is on the disk before the job is answered. The supervisor counts, because it outlives the slot;
-where it does not answer, a job is given back rather than called dead too soon. While the code is on trial, an error is
+where it does not answer, a job is given back rather than called dead too soon; so is one whose letter cannot be
+written. While the code is on trial, an error is
 the code's rather than the job's: the job may be run again, by what follows.
 """
 
@@ -18,6 +19,7 @@ from fleetd.worker.logs import event
 from fleetd.worker.run import Failure
 
 VERDICT_S: Final = 5.0
+FULL_S: Final = 1.0  # how fast a job that cannot be kept may come round again
 
 
 class Duty(NamedTuple):
@@ -63,8 +65,10 @@ def judge(spool: Path, control: Control, taken: Taken, duty: Duty, failed: Failu
         reason=failed.reason,
         traceback=failed.traceback,
     )
-    if dead.write(spool, letter):
-        control.send({"letter": letter.id})
+    if not dead.write(spool, letter):  # with nothing kept of it, an answer would be the end of the job
+        time.sleep(FULL_S)
+        return None
+    control.send({"letter": letter.id})
     return failure(taken.handle, failed.reason)
 
 

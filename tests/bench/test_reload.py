@@ -1,13 +1,13 @@
 """The short forms of the reload campaigns, and their figures from planted ledgers; `python -m bench reload` is long."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from bench.reload import campaign, figures, load, peers, release, rollout, subjects
 from bench.reload.figures import Run, Sent
 from bench.reload.fleet import Shape
+from bench.reload.loads import account
 from bench.reload.release import Release
 
 
@@ -68,6 +68,30 @@ def test_the_sender_s_lateness_is_told():
     assert figures.lag([Sent("a", 1.0, 1.25), Sent("b", 2.0, 2.0)]).most == pytest.approx(0.25)
 
 
+def _result(*, fates: list[campaign.Fate], runs: list[Run]) -> campaign.Result:
+    sent = [Sent(unique, 1.0, 1.1) for unique in ("a", "b")]
+    calm = account(sent, [Run("a", "1", 1.0, 1.1, 0), Run("b", "1", 1.0, 1.1, 0)], {})
+    return campaign.Result(campaign.Terms(), 100.0, 70.0, account(sent, runs, {}), calm, fates, 1.0)
+
+
+def test_a_campaign_tells_every_way_in_which_it_can_fail():
+    good, broken = Release(1), Release(5, "leak")
+    turned = campaign.Fate(broken, "d5", 0.0, refused_s=1.0, reason="too many failures")
+    fine = [Run("a", "1", 1.0, 1.1, 1), Run("b", "1", 1.0, 1.3, 1)]
+    assert _result(fates=[campaign.Fate(good, "d1", 0.0), turned], runs=fine).faults == []
+    assert "1 lost" in _result(fates=[turned], runs=fine[:1]).faults[0]
+    assert "1 run twice" in _result(fates=[turned], runs=[*fine, Run("a", "2", 1.0, 1.2, 1)]).faults[0]
+    assert _result(fates=[campaign.Fate(broken, "d5", 0.0)], runs=fine).faults == ["release 5 (leak) was not refused"]
+    refused = campaign.Fate(good, "d1", 0.0, refused_s=1.0, reason="no reason")
+    assert _result(fates=[refused], runs=fine).faults == ["release 1 was refused: no reason"]
+    assert _result(fates=[campaign.Fate(Release(2), "d2", 0.0)], runs=fine).faults == ["release 2 never ran a job"]
+
+
+def test_the_added_pause_is_the_difference_at_p99():
+    late = [Run("a", "1", 1.0, 1.1, 1), Run("b", "1", 1.0, 1.3, 1)]
+    assert _result(fates=[], runs=late).pause_s == pytest.approx(0.2)
+
+
 # ── the real thing, briefly
 
 
@@ -96,7 +120,9 @@ def test_a_bad_release_ends_at_the_canary():
     good, *bad = found.journeys
     assert (good.reason, good.ran, good.back) == ("", 10, True)
     assert [one.back for one in bad] == [True, True]
-    assert all(one.reason and one.tried <= 1 for one in bad)
+    assert [one.tried for one in bad] == [1, 1]
+    assert "release 2 cannot be imported" in bad[0].reason
+    assert "jobs crashed it" in bad[1].reason
     assert found.jobs.good, str(found.jobs)
 
 
@@ -113,10 +139,3 @@ def test_peers_run_in_the_same_harness(name):
     if name.startswith(subjects.OURS):
         assert found.verdict.good, str(found.verdict)
         assert subject.signal is signal.SIGHUP
-
-
-def test_the_page_s_blocks_are_named_by_their_part():
-    """What `bench reload` writes goes to a page of its own."""
-    from bench.reload import report
-
-    assert report.PAGE == Path(report.ROOT) / "docs" / "benchmarks-reload.md"

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.codecs.lease import ReleaseCounts
-from fleetd.core.memory import Memory, Node, Rollout
+from fleetd.core.decide import decide
+from fleetd.core.memory import Memory, Node, PoolMemory, Rollout
 from fleetd.core.model import (
     ActivateCommand,
     AppPolicy,
@@ -16,6 +17,7 @@ from fleetd.core.model import (
     PardonCommand,
     Phase,
     Policy,
+    PoolPolicy,
     ReloadPolicy,
     RollbackCommand,
 )
@@ -247,3 +249,15 @@ def test_whatever_happens_all_nodes_come_to_run_the_active_release_and_never_a_r
     good = [node for name, node in nodes.nodes.items() if nodes.rollout.active not in nodes.refused.get(name, {})]
     assert {node.digest for node in good} <= {nodes.rollout.active}
     assert not bad & {node.digest for node in nodes.nodes.values()}
+
+
+def test_a_release_that_is_activated_lets_pools_be_asked_again():
+    """Seen to fail without it: a pool that had no release to run stays shut for minutes."""
+    pools = {"local": PoolPolicy("local", "fake", None, ("photos",), slots=1)}
+    policy = replace(POLICY, pools=pools)
+    shut = PoolMemory(failures=3, open_until=1300.0, why_open="refused: app photos has no active release")
+    memory = Memory(now=1000.0, pools={"local": shut})
+    observation = Observation(1001.0, commands=(ActivateCommand("photos", NEW),))
+    plan, after = decide(observation, policy, memory)
+    assert (after.pools["local"].open_until, after.rollouts["photos"].active) == (0.0, NEW)
+    assert "pool local: asked again, since an operator changed the release of photos" in plan.events

@@ -123,3 +123,19 @@ def test_the_slot_names_itself(worker: Worker, gearmand: servers.Server, client:
     text = until(lambda: client.sock.recv(65536)).decode()
     assert "/local/" in text
     assert " : upper talk stuck " in text  # gearmand lists the last registered first
+
+
+@pytest.mark.slow
+def test_a_job_whose_letter_cannot_be_kept_is_not_answered_but_run_again(
+    start: StartWorker, client: Client, gearmand: servers.Server, tmp_path
+) -> None:
+    spool = tmp_path / "spool"
+    spool.write_text("a file where the spool should be: as good as a full disk")
+    worker = start("--server", gearmand.address, "--attempts", "1")
+    client.submit("fail", b"x", b"u-9", Kind.SUBMIT_JOB_BG)
+    worker.wait_log("dead letter cannot be kept", 2)
+    assert status(gearmand.port)["fail"][0] == 1, "it is still the dispatcher's"
+    spool.unlink()
+    until(worker.letters, hint=lambda: worker.log)
+    assert [letter["unique"] for letter in worker.letters()] == ["u-9"]
+    until(lambda: status(gearmand.port)["fail"][0] == 0)
