@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
         epilog=f"benchmarks:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", choices=there, metavar="NAME", help=f"which one (default: all but {', '.join(LONG)})")
+    default = f"all but {', '.join(LONG)}"
+    parser.add_argument("name", nargs="?", choices=there, metavar="NAME", help=f"which one (default: {default})")
     given = parser.parse_args(argv[:1])
     if given.name:
         return int(importlib.import_module(f"bench.{given.name}").main(argv[1:]))
