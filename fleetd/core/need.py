@@ -28,6 +28,7 @@ HORIZON_BOOTS: Final = 2.0  # a number of slots is judged by the lateness after 
 WAITING_SHARE: Final = 0.25  # of the jobs that will still wait have to be worked off at once
 FRESH_S: Final = 4.5
 FRESH_LOAD: Final = 0.5
+MOST_MISSED: Final = 0.5  # of the boots that jobs wait for
 TICK_S: Final = 2.0  # what an order may come later than it should
 
 
@@ -47,6 +48,11 @@ class Boot:
     def in_time(self, wait_s: Seconds) -> bool:
         """Whether nearly all boots are over before a job has waited too long; a look sees their ends a little late."""
         return self.late_s <= wait_s + TICK_S
+
+    def within(self, share: float) -> Seconds:
+        """Return the time that this share of the boots takes at most."""
+        known = sorted(self.known_s)
+        return known[min(len(known) - 1, int(share * len(known)))] if known else self.late_s
 
     def slower(self, than_s: Seconds) -> float:
         """Return the share of boots that take longer."""
@@ -85,6 +91,16 @@ class Seen:
 
     def __post_init__(self) -> None:
         self.curve = self.memory.life.curve or draw(self.memory.life, (), prior(self.rule))
+
+    def hurry_s(self, boot: Boot) -> Seconds:
+        """Return how long before a job is late its slot has to be ordered, if none becomes free.
+
+        Waiting for one saves a boot. While fewer jobs are late than may be, more of the boots ordered so may be slow.
+        """
+        memory, allowed = self.memory, 1.0 - self.rule.objective.share
+        measured = (memory.late + allowed) / (memory.judged + 1.0)
+        missed = allowed * min(MOST_MISSED / allowed, allowed / measured) if allowed else 0.0
+        return min(boot.late_s, boot.within(1.0 - missed)) if missed > allowed else boot.late_s
 
     def load(self, ahead_s: Seconds, now: Seconds) -> tuple[Load, Risk]:
         """Return the slots that its jobs will use `ahead_s` from now, and what its late jobs cost."""
@@ -194,7 +210,7 @@ def lacking(one: Seen, boot: Boot, groups: Sequence[tuple[Boot, Group]], now: Se
         slack_s = max(one.rule.objective.wait_s - (now - came_at), boot.middle_s)
         each = 1.0 + max(0.0, slack_s - boot.middle_s) / one.curve.mean_s
         slots = (queued - _supply(one, slack_s, groups, now)) / each
-        urgent = slack_s <= boot.late_s + TICK_S or not boot.known_s or not groups
+        urgent = slack_s <= one.hurry_s(boot) + TICK_S or not boot.known_s or not groups
         most = max(most, float(ceil(slots - 1e-6) if urgent else floor(slots)))
     return most
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from fleetd.codecs.lease import JobCounts
 from fleetd.worker.cell import Cell, State
+from fleetd.worker.cgroup import Groups
 
 MOST: Final = 10_000
 Key = tuple[str, bytes, bytes]
@@ -56,6 +57,7 @@ class Books:
     attempts: Attempts = field(default_factory=Attempts)
     born: float = field(default_factory=time.monotonic)
     crashes: int = 0
+    groups: Groups | None = None  # where the kernel may hold slots to their limit on memory
     _crashed: OrderedDict[Key, set[str]] = field(default_factory=OrderedDict)
 
     def blame(self, key: Key, digest: str) -> bool:

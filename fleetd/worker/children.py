@@ -24,6 +24,7 @@ from fleetd.dispatchers.credentials import Credentials
 from fleetd.dispatchers.work import WorkConnection
 from fleetd.errors import UnreachableError
 from fleetd.worker.cell import Cell, Want, make_cell
+from fleetd.worker.cgroup import Group
 from fleetd.worker.control import Control, Message, pair
 from fleetd.worker.generation import CONTROL_FD
 from fleetd.worker.output import Job, Overheard
@@ -104,6 +105,7 @@ class SlotProcess:
     weighed_at: float = 0.0
     own: int = 0  # bytes of memory, when it was last weighed
     output: Overheard | None = None  # of the first slot of a process
+    group: Group | None = None  # likewise
     steady: bool = False  # it has ended a job, or lived for a while
 
     def want(self, number: int, want: Want) -> None:
@@ -191,6 +193,8 @@ class SlotProcess:
         self.theirs.close()
         if self.output is not None:
             self.output.close()
+        if self.group is not None:
+            self.group.close()
         self.cell.close()
         os.close(self.stack_fd)
 

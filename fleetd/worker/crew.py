@@ -7,6 +7,7 @@ job an attempt, and neither does the first death of a job under a generation on 
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -221,6 +222,7 @@ class Crew:
         match message.body:
             case {"hello": int(pid)}:
                 slot.pid = pid
+                self._limit(slot, pid)
                 event(logging.INFO, "slot started", slot=slot.index, pid=pid, digest=self.nursery.digest)
                 self._on_change()
             case {"socket": int(at)}:
@@ -235,6 +237,14 @@ class Crew:
                 asyncio.get_running_loop().call_later(END_S, self._outlived, slot)
             case _:  # "fenced", "letter": the cell and the spool hold what there is to know
                 self._on_change()
+
+    def _limit(self, slot: SlotProcess, pid: int) -> None:
+        """Let the kernel hold a process to its limit on memory, where it can."""
+        groups, limit = self._books.groups, self.settings.slot_memory
+        if groups is not None and limit and slot.index == self._first(slot.index):
+            slot.group = groups.make(limit)
+            if slot.group is not None:
+                slot.group.enter(pid)
 
     def _outlived(self, slot: SlotProcess) -> None:
         """A slot that closed its control socket, or said good-bye, should have ended long ago."""
@@ -291,6 +301,8 @@ class Crew:
         running = slot.cell.running()
         self._totals.fold(slot.cell, slot.names)
         slot.note_end()
+        if slot.group is not None and code == -signal.SIGKILL and slot.group.killed():
+            slot.sentence = f"used more than its limit of {self.settings.slot_memory >> 20} MB; killed by the kernel"
         level = logging.INFO if code == 0 or slot.released else logging.WARNING
         event(level, f"slot {what}", slot=slot.index, pid=slot.pid, code=code, digest=self.nursery.digest)
         ours = slot.released or (slot.condemned is not None and (running is None or slot.condemned != running.seq))

@@ -14,6 +14,7 @@ from fleetd.codecs.lease import JobCounts, ReleaseCounts
 from fleetd.dispatchers.credentials import Credentials
 from fleetd.worker.attempts import Books, add
 from fleetd.worker.cell import Want
+from fleetd.worker.cgroup import Groups
 from fleetd.worker.crew import Crew
 from fleetd.worker.settings import Settings
 
@@ -29,12 +30,16 @@ class Generations:
     """
 
     def __init__(
-        self, credentials: Credentials, on_change: Callable[[], None], on_failed: Callable[[str, str], None]
+        self,
+        credentials: Credentials,
+        on_change: Callable[[], None],
+        on_failed: Callable[[str, str], None],
+        groups: Groups | None = None,
     ) -> None:
         self._credentials = credentials
         self._on_change = on_change
         self._on_failed = on_failed
-        self._books = Books()
+        self._books = Books(groups=groups)
         self._gone: dict[str, JobCounts] = {}
         self._told: dict[str, ReleaseCounts] = {}
         self.wanted = Want.WORK

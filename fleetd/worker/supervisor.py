@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 from fleetd.codecs.lease import Lease, WorkerOrder
 from fleetd.dispatchers.credentials import Credentials
 from fleetd.errors import FleetdError
+from fleetd.worker import cgroup
 from fleetd.worker.backoff import backoff_s
 from fleetd.worker.cell import Want
 from fleetd.worker.fetch import Releases
@@ -42,7 +43,8 @@ class Supervisor:
         self.order = 0
         self._settings = settings
         self._controller = controller
-        self._crew = Generations(credentials, self._changed, self._failed)
+        groups = cgroup.find() if settings.slot_memory else None
+        self._crew = Generations(credentials, self._changed, self._failed, groups)
         self._swaps = Swaps(self._crew)
         self._releases = Releases(settings, controller, self._crew, self._swaps)
         self._fences: set[Fence] = set()

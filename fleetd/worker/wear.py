@@ -12,12 +12,12 @@ from fleetd.worker.children import SlotProcess
 from fleetd.worker.settings import Settings
 
 _MB: Final = 1024 * 1024
-_LOOK_S: Final = 1.0  # the kernel walks all pages of a process to tell what it has by itself
+_LOOK_S: Final = 0.2  # the kernel walks all pages of a process to tell what it has by itself
 
 
 def too_large(slot: SlotProcess, settings: Settings) -> str:
     """Return why a slot must be ended in the middle of its job; "" where it need not."""
-    if not settings.slot_memory or (own := own_bytes(slot)) <= settings.slot_memory:
+    if not settings.slot_memory or slot.group is not None or (own := own_bytes(slot)) <= settings.slot_memory:
         return ""
     return f"used {own // _MB} MB, above its limit of {settings.slot_memory // _MB} MB; killed"
 
@@ -36,7 +36,7 @@ def worn(slot: SlotProcess, settings: Settings) -> str:
 
 
 def own_bytes(slot: SlotProcess) -> int:
-    """Return the memory that a slot's process has by itself; looked at once a second at most."""
+    """Return the memory that a slot's process has by itself; looked at a few times a second at most."""
     now = time.monotonic()
     if slot.pid is not None and now - slot.weighed_at >= _LOOK_S:
         slot.weighed_at, slot.own = now, _own(slot.pid)

@@ -1,16 +1,26 @@
 """What keeps slots healthy: several jobs in one process, limits on memory, renewal, against a real gearmand."""
 
+import re
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fleetd.codecs.gearman import Kind
+from fleetd.dispatchers.credentials import Credentials
+from fleetd.worker.children import make_slots
+from fleetd.worker.settings import Settings
+from fleetd.worker.wear import too_large, worn
 from tests import servers
 from tests.worker.conftest import Connect, StartWorker
 from tests.worker.harness import APP, Client, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
+SETTINGS = Settings((), None, 1, Path("spool"))
 LARGE = """
 @job
 def grow(payload):
@@ -101,10 +111,10 @@ def test_a_job_that_uses_too_much_memory_is_ended_and_says_so(
     client.submit("grow", b"300", b"g")
     end = client.end()
     assert end.kind is Kind.WORK_FAIL
-    assert b"above its limit of 100 MB; killed" in end.args[1]
+    assert b"limit of 100 MB; killed" in end.args[1]
     assert len(worker.wait_note("grow", 2)) == 2
     (letter,) = worker.letters()
-    assert "above its limit of 100 MB" in letter["reason"]
+    assert "limit of 100 MB" in letter["reason"]
     assert client.run("upper", b"x").args[1] == b"X", "another slot took its place"
 
 
@@ -141,3 +151,18 @@ def test_a_slot_is_renewed_when_it_is_old(start: StartWorker, client: Client, ge
     first = client.run("pid").args[1]
     until(lambda: client.run("pid").args[1] != first)
     worker.wait_log("slot is renewed.*s old")
+
+
+def test_without_control_groups_the_watchdog_weighs_what_a_process_has_by_itself() -> None:
+    script = "held = bytearray(80 << 20); held[::4096] = b'x' * len(held[::4096]); print(flush=True); input()"
+    (slot,) = make_slots([0], ["grow"], [3], "{}", Credentials(), digest="d" * 64)
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        slot.pid = process.pid
+        small, large = (replace(SETTINGS, slot_memory=size << 20) for size in (50, 200))
+        assert re.fullmatch(r"used (8|9)\d MB, above its limit of 50 MB; killed", too_large(slot, small))
+        assert too_large(slot, large) == ""
+        assert worn(slot, replace(SETTINGS, recycle_memory=50 << 20)) != ""
+        process.communicate(b"\n")
+    slot.close()
