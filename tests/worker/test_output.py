@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -55,11 +56,11 @@ def speaking(app):
     (app / "jobs.py").write_text(APP + SAYING)
 
 
-def lines(worker: Worker) -> list[dict[str, str]]:
+def lines(worker: Worker) -> list[dict[str, Any]]:
     return [json.loads(line) for line in worker.log.splitlines() if line.startswith("{")]
 
 
-def said(worker: Worker, text: str) -> dict[str, str]:
+def said(worker: Worker, text: str) -> dict[str, Any]:
     return until(lambda: next((line for line in lines(worker) if line["event"] == text), None), hint=lambda: worker.log)
 
 
