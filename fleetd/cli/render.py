@@ -113,19 +113,19 @@ def _note(pool: dict[str, Any]) -> str:
 
 def node_table(picture: dict[str, Any]) -> Table:
     """Return the table of nodes."""
-    table = _table("NODE", "app", "release", "phase", "for", "busy", "slots", "lease", "")
+    table = _table("NODE", "app", "phase", "for", "busy", "slots", "lease", "release", "")
     for node in picture["nodes"]:
         idle = node["phase"] == "ready" and not node["busy"]
         bar = "■" * node["busy"] + "□" * (node["slots"] - node["busy"])
         table.add_row(
             node["id"],
             node["app"],
-            node["digest"][:8],
             Text(node["phase"], style=PHASES.get(node["phase"], "")),
             seconds(node["phase_s"]),
             str(node["busy"]),
             Text(bar[:16], style="green"),
             seconds(node["lease_s"]),
+            node["digest"][:8],
             f"idle {seconds(node['idle_s'])}" if idle else "",
         )
     return table
@@ -135,7 +135,9 @@ def _table(first: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="left" if name in ("", "app", "release", "phase", "slots") else "right", no_wrap=name != "")
+        table.add_column(
+            name, justify="left" if name in ("", "app", "release", "phase", "slots") else "right", no_wrap=name != ""
+        )
     return table
 
 

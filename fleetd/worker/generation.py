@@ -11,11 +11,13 @@ Promises: it never talks to a dispatcher; it has no thread; it ends when the sup
 import encodings.idna  # noqa: F401 - getaddrinfo wants it: once here, not a megabyte in each slot after the fork
 import gc
 import os
+import resource
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,8 @@ from fleetd.worker.process import apply, hold_signals, leave, serve
 from fleetd.worker.settings import load as load_settings
 
 CONTROL_FD: Final = 3
+IMPORT_NICE: Final = 10
+CAP_SYS_NICE: Final = 23
 START_S: Final = 10.0
 _TRACE_CHARACTERS: Final = 30_000
 
@@ -42,19 +46,43 @@ def main() -> int:
     assert settings.app is not None, "a generation is started for an app"
     hold_signals()
     apply(settings)
-    try:
-        app = find_app(settings.app)
-        jobs, healthy = load(app), health_check(app)
-    except AppError as error:
-        return _failed(control, error)
+    with _behind_running_jobs():
+        try:
+            app = find_app(settings.app)
+            jobs, healthy = load(app), health_check(app)
+        except AppError as error:
+            return _failed(control, error)
+        threads = _other_threads()
+        if healthy is not None and not first.fds:
+            control.send({"imported": True})
+            if not _prove(control, partial(check, app, healthy), fork=not threads):
+                return AppError.exit_code
     if first.fds:
         return serve(control, first, jobs)
-    threads = _other_threads()
-    if healthy is not None:
-        control.send({"imported": True})
-        if not _prove(control, partial(check, app, healthy), fork=not threads):
-            return AppError.exit_code
     return _be_zygote(control, jobs, threads)
+
+
+@contextmanager
+def _behind_running_jobs() -> Iterator[None]:
+    """Let an import take only the time that running jobs leave, where the kernel lets us have our priority back."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    if not may_raise_to(before):
+        yield
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, max(before, IMPORT_NICE))
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+def may_raise_to(nice: int) -> bool:
+    """Whether this process may have this priority back: by CAP_SYS_NICE, or within RLIMIT_NICE (20 less the value)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NICE)
+    if limit == resource.RLIM_INFINITY or nice >= 20 - limit:
+        return True
+    status = Path("/proc/self/status").read_text("ascii", "replace")
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> CAP_SYS_NICE & 1)
 
 
 def _prove(control: Control, healthy: Callable[[], None], *, fork: bool) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.codecs.gearman import Kind
+from fleetd.worker.generation import IMPORT_NICE, may_raise_to
 from tests import servers
 from tests.worker.conftest import Connect, StartWorker
 from tests.worker.harness import APP, Client, Worker, until
@@ -256,3 +257,14 @@ def test_a_dead_slot_of_the_new_generation_is_replaced_by_its_own(
     os.kill(slot, signal.SIGKILL)
     until(lambda: worker.slots() not in ([], [slot]))
     assert client.run("version").args[1] == b"two"
+
+
+def test_an_import_steps_back_behind_running_jobs_and_slots_do_not(
+    start: StartWorker, client: Client, gearmand: servers.Server, write
+) -> None:
+    write("\nNICE = os.getpriority(os.PRIO_PROCESS, 0)\n\n@job\ndef nice(payload):\n"
+          "    return f'{NICE} {os.getpriority(os.PRIO_PROCESS, 0)}'\n")  # fmt: skip
+    start("--server", gearmand.address)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    stepped_back = max(before, IMPORT_NICE) if may_raise_to(before) else before
+    assert client.run("nice").args[1] == f"{stepped_back} {before}".encode()
