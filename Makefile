@@ -4,8 +4,9 @@ PY := .venv/bin/python
 PHOTOS ?=
 DISPATCHER ?= embedded
 TRACES ?=
+EXAMPLES ?= 300
 
-.PHONY: help setup run check test bench bench-policy bench-reload lint types contracts fast docs lock clean
+.PHONY: help setup run check test bench bench-policy bench-reload lint types contracts fast docs fuzz-api lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,10 +55,16 @@ bench-reload: setup ## releases under load, beside Celery, RQ and dramatiq, and 
 	@$(PY) -m bench reload
 	@$(PY) -m bench faults
 
-docs: setup ## renew what the documents draw from the code: the life of a node, the commands, the policy's keys
+docs: setup ## renew what the documents draw from the code: the life of a node, the commands, the API, the policy's keys
 	@$(PY) -m scripts.moves
 	@$(PY) -m scripts.commands
+	@$(PY) -m scripts.api
 	@$(PY) -m tests.config.keys
+	@$(PY) -m scripts.dashboards
+	@$(PY) -m scripts.metrics
+
+fuzz-api: setup ## let schemathesis ask a live controller of simulated nodes at length; EXAMPLES=N for each call
+	@$(PY) -m tests.web.fuzz $(EXAMPLES)
 
 lock: setup ## pin every dependency anew, hashes included
 	@scripts/lock

@@ -13,6 +13,8 @@ KNOWN = {
     "dispatcher": "the embedded dispatcher beside gearmand: submits, durability, memory, workers",
     "policy": "what the decisions cost on given traces, beside peers and the clairvoyant bound (needs their folder)",
     "decisions": "how fast decisions and simulations are",
+    "scrape": "how long a scrape of the metrics takes, and how many series it has",
+    "kube": "pods on a real control plane: a burst, scale-ins under load, a thousand pods (builds it once)",
     "burst": "thousands of jobs while workers, nodes and the controller are killed",
     "reload": "releases activated under load, every fifth broken; Celery, RQ and dramatiq beside; memory; fifty nodes",
     "faults": "what becomes of each job where a slot, its memory, the disk or the dispatcher fails",

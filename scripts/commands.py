@@ -13,7 +13,8 @@ HEAD = """\
 
 Written from the commands themselves (`make docs`); `fleetd COMMAND --help` says the same. Commands that ask a running
 fleet find its controller by `FLEETD_URL` and `FLEETD_TOKEN`, otherwise in the state folder (`FLEETD_STATE`, by default
-`~/.local/state/fleetd`); where several fleets run, `--fleet` says which.
+`~/.local/state/fleetd`); where several fleets run, `--fleet` says which. `FLEETD_URL` may be https, with `FLEETD_CA`
+the file of an authority that the system does not know. All of them use the [API](api.md) and nothing else.
 
 | exit code | meaning |
 |---|---|

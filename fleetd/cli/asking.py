@@ -14,11 +14,11 @@ Fleet = Annotated[str | None, typer.Option("--fleet", help="which fleet, where s
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs")]
 
 
-def ask(method: str, path: str, fleet: str | None, **body: Any) -> dict[str, Any]:
-    """Call the controller's API."""
+def ask(method: str, path: str, fleet: str | None, **values: Any) -> dict[str, Any]:
+    """Call the controller's API; the values go into the query of a GET, otherwise into the body."""
     from fleetd.cli.remote import call
 
-    return call(method, path, fleet, **body)
+    return call(method, path, fleet, **values)
 
 
 def done(answer: dict[str, Any], as_json: bool) -> None:

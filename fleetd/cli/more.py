@@ -4,6 +4,7 @@ import json
 import time
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -64,7 +65,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Show what a node's worker logged last."""
-    answer = ask("GET", f"/v1/logs?node={node}&last={last}", fleet)
+    answer = ask("GET", "/v1/logs", fleet, node=node, limit=last)
     print(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
 
 
@@ -115,9 +116,9 @@ def journal(
     as_json: Json = False,
 ) -> None:
     """Show what happened, in order."""
-    after = 0
+    after, limit = None, last
     while True:
-        entries = ask("GET", f"/v1/journal?after={after}&last={last}", fleet)["entries"]
+        entries = ask("GET", "/v1/journal", fleet, after=after, limit=limit)["entries"]
         for entry in entries:
             at = datetime.fromtimestamp(entry["at"]).astimezone()
             print(
@@ -126,8 +127,8 @@ def journal(
             )
         if not follow:
             return
-        after = entries[-1]["seq"] if entries else after
-        last = 1000
+        after = entries[-1]["seq"] if entries else after or 0
+        limit = 1000
         time.sleep(FOLLOW_S)
 
 
@@ -149,7 +150,9 @@ def doctor(policy: PolicyFile, as_json: Json = False) -> None:
 @dead_app.command("list")
 def dead_list(fleet: Fleet = None, as_json: Json = False) -> None:
     """List the dead letters, newest first."""
-    letters = ask("GET", "/v1/dead", fleet)["letters"]
+    from fleetd.cli.remote import rows
+
+    letters = rows("/v1/dead", "letters", fleet)
     if as_json:
         print(json.dumps(letters))
         return
@@ -162,7 +165,7 @@ def dead_list(fleet: Fleet = None, as_json: Json = False) -> None:
 @dead_app.command("show")
 def dead_show(name: Annotated[str, typer.Argument(metavar="ID")], fleet: Fleet = None, as_json: Json = False) -> None:
     """Show one dead letter with its traceback."""
-    letter = ask("GET", f"/v1/dead?id={name}", fleet)
+    letter = ask("GET", f"/v1/dead/{quote(name, safe='')}", fleet)
     if as_json:
         print(json.dumps(letter))
         return
@@ -184,8 +187,10 @@ def dead_drop(name: Annotated[str, typer.Argument(metavar="ID")], fleet: Fleet =
 
 def explained(name: str | None, at: str | None, fleet: str | None) -> dict[str, str]:
     """Return the sentences of all apps and pools or of one, now or as they were at a time."""
-    path = "/v1/status" if at is None else f"/v1/explain?at={moment(at):.0f}"
-    why: dict[str, str] = ask("GET", path, fleet)["why"]
+    if at is None:
+        why: dict[str, str] = ask("GET", "/v1/status", fleet)["why"]
+    else:
+        why = ask("GET", "/v1/explain", fleet, at=f"{max(0.0, moment(at)):.0f}")["why"]
     if name is None:
         return why
     chosen = {about: text for about, text in why.items() if about.partition(" ")[2] == name}
@@ -200,7 +205,7 @@ def explained(name: str | None, at: str | None, fleet: str | None) -> dict[str, 
 def explained_deeply(name: str | None, fleet: str | None) -> dict[str, list[str]]:
     """Return the terms of the last decision, a list of lines for each queue, app and pool, or for what has a name."""
     terms: dict[str, list[str]] = {}
-    for line in ask("GET", "/v1/explain?deep=1", fleet)["deep"]:
+    for line in ask("GET", "/v1/explain/deep", fleet)["deep"]:
         about, _, text = line.partition(": ")
         terms.setdefault(about, []).append(text)
     if name is None:

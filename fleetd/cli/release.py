@@ -170,8 +170,9 @@ def _bundle(what: Path, key: Path | None, room: Path) -> Path:
 
 
 def _entries(name: str | None, fleet: str | None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = ask("GET", "/v1/releases", fleet)["releases"]
-    return [row for row in rows if name in (None, row["app"])]
+    from fleetd.cli.remote import rows
+
+    return rows("/v1/releases", "releases", fleet, app=name)
 
 
 def _digest(text: str, name: str | None, fleet: str | None) -> str:

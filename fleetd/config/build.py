@@ -137,7 +137,10 @@ def _pool(name: str, shape: PoolShape, parts: Parts) -> PoolPolicy:
 
 def _controller(shape: ControllerShape) -> ControllerPolicy:
     host, port = split_listen(shape.listen)
-    return ControllerPolicy(host, port, _revealed(shape.join), _revealed(shape.token))
+    viewers, operators = (
+        tuple(token.get_secret_value() for token in tokens) for tokens in (shape.tokens.viewer, shape.tokens.operator)
+    )
+    return ControllerPolicy(host, port, _revealed(shape.join), _revealed(shape.token), viewers, operators)
 
 
 def _alerts(shape: AlertsShape) -> AlertsPolicy:

@@ -76,6 +76,8 @@ _KEYS: Final[Mapping[tuple[type, str], tuple[tuple[str, ...], Words]]] = {
     (ControllerPolicy, "port"): (("listen", "port"), _plain),
     (ControllerPolicy, "join"): (("join",), _SECRET),
     (ControllerPolicy, "token"): (("token",), _SECRET),
+    (ControllerPolicy, "viewers"): (("tokens", "viewer"), _SECRET),
+    (ControllerPolicy, "operators"): (("tokens", "operator"), _SECRET),
     (AlertsPolicy, "webhook"): (("webhook",), _SECRET),
 }
 _ENTRIES: Final = (SourcePolicy, AppPolicy, QueuePolicy, PoolPolicy, SchedulePolicy)

@@ -7,9 +7,18 @@ What concerns several entries at once is in `check`. Defaults are those of `core
 import os.path
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -50,6 +59,8 @@ VERSION: Final = 1
 PUSHED: Final = "pushed"
 MAX_SLOTS: Final = 4096
 MAX_NODES: Final = 100_000
+MAX_TOKENS: Final = 100
+LEAST_TOKEN: Final = 16
 
 # What workers catch, and what the usual foreign ones drain on (sidekiq: TSTP, gunicorn: WINCH, celery: TERM).
 Signal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "TSTP", "WINCH"]
@@ -59,6 +70,16 @@ class Shape(BaseModel):
     """A mapping with fixed keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _not_guessed(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if len(text) < LEAST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError(f"a token has at least {LEAST_TOKEN} characters of ASCII, and no space or line break")
+    return token
+
+
+Token = Annotated[SecretStr, AfterValidator(_not_guessed)]
 
 
 class OnBlindShape(Shape):
@@ -300,6 +321,13 @@ class LimitsShape(Shape):
     stops: Rate | None = Field(default=None, description="Nodes that may be stopped, over all pools.")
 
 
+class TokensShape(Shape):
+    """Further tokens, so that each person and program has its own, and one can be taken back."""
+
+    viewer: list[Token] = Field(default=[], max_length=MAX_TOKENS, description="Tokens of those who may look.")
+    operator: list[Token] = Field(default=[], max_length=MAX_TOKENS, description="Tokens of those who may act.")
+
+
 class ControllerShape(Shape):
     """Where workers and commands reach the controller."""
 
@@ -311,6 +339,7 @@ class ControllerShape(Shape):
         default=None, description="The secret that the join tokens of workers are made from."
     )
     token: SecretStr | None = Field(default=None, description="The token that commands and the console must show.")
+    tokens: TokensShape = Field(default=TokensShape(), description="Further tokens, by what they allow.")
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:

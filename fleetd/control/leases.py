@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from fleetd.codecs.lease import JobCounts, Lease, LeaseAnswer, WorkerOrder
+from fleetd.control.metrics_count import Counts, count_lease
+from fleetd.control.metrics_names import LEASES_REFUSED, UNMATCHED
 from fleetd.core.memory import Node, Rollout
 from fleetd.core.model import LeaseView, NodeId, Phase, Policy, Seconds, Work
 from fleetd.errors import ProtocolError
@@ -30,6 +32,8 @@ class Entry:
     order: WorkerOrder
     lease: Lease | None = None
     heard_at: Seconds = 0.0
+    done: int = 0  # by this boot of the worker
+    failed: int = 0
     retired: tuple[str, ...] = ()  # boots before this one: what comes of them again is a replay
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -37,8 +41,16 @@ class Entry:
 class LeaseBook:
     """All leases of a fleet."""
 
-    def __init__(self, epoch: int, policy: Policy, clock: Callable[[], Seconds], nudge: Callable[[], None]) -> None:
-        """`nudge` wakes the tick when a worker's state changes."""
+    def __init__(
+        self,
+        epoch: int,
+        policy: Policy,
+        clock: Callable[[], Seconds],
+        nudge: Callable[[], None],
+        counts: Counts | None = None,
+    ) -> None:
+        """`nudge` wakes the tick when a worker's state changes; what comes is counted in `counts`."""
+        self.counts = counts if counts is not None else Counts()
         self._epoch, self._clock, self._nudge = epoch, clock, nudge
         self.policy = policy
         self.rollouts: Mapping[str, Rollout] = {}  # by app; renewed with every tick
@@ -61,22 +73,31 @@ class LeaseBook:
     def accept(self, lease: Lease) -> LeaseAnswer:
         """Take a lease in; raises ProtocolError for a foreign, stale or repeated one. Dead letters are the caller's."""
         if lease.fleet != self.policy.fleet:
-            raise ProtocolError(f"lease: fleet {lease.fleet!r} is not served here, this is {self.policy.fleet!r}")
+            raise self._refusal(
+                "foreign", f"lease: fleet {lease.fleet!r} is not served here, this is {self.policy.fleet!r}"
+            )
         entry = self._entry(lease.node)
         before = entry.lease
         same = before if before is not None and before.boot == lease.boot else None
         if same is not None and lease.seq <= same.seq:
-            raise ProtocolError(f"lease: seq {lease.seq} of {lease.node} was here before ({same.seq} is the newest)")
+            was = f"lease: seq {lease.seq} of {lease.node} was here before ({same.seq} is the newest)"
+            raise self._refusal("repeated", was)
         if lease.boot in entry.retired:
-            raise ProtocolError(f"lease: {lease.node} has started anew since this one was sent")
+            raise self._refusal("outlived", f"lease: {lease.node} has started anew since this one was sent")
         if before is not None and same is None:
             entry.retired = (*entry.retired, before.boot)[-BOOTS_KEPT:]
+        count_lease(self.counts, lease, same, self.policy, self.rollouts)
         self._count(lease, same)
         entry.lease, entry.heard_at = lease, self._clock()
+        entry.done, entry.failed = (sum(getattr(one, how) for one in lease.jobs.values()) for how in ("done", "failed"))
         self._mind_order(entry, lease)
         if before is None or before.state != lease.state or (before.busy > 0) != (lease.busy > 0):
             self._nudge()
         return LeaseAnswer(next_s=CADENCE_S, ttl_s=TTL_S)
+
+    def _refusal(self, reason: str, text: str) -> ProtocolError:
+        self.counts.add(LEASES_REFUSED, reason)
+        return ProtocolError(text)
 
     def order(self, node: NodeId, state: Literal["work", "drain", "stop"], deadline_s: Seconds | None = None) -> None:
         """Give a worker its newest order and wake its long poll."""
@@ -122,7 +143,7 @@ class LeaseBook:
             if entry.lease is None or now - entry.heard_at > TTL_S:
                 continue
             for function, counts in entry.lease.jobs.items():
-                queue = self._queue(function)
+                queue = self.queue_of(function)
                 if queue:
                     ages = [age + now - entry.heard_at for age in counts.running_s]
                     running.setdefault(queue, []).extend(ages)
@@ -157,7 +178,8 @@ class LeaseBook:
         rollout = self.rollouts.get(app)
         return rollout.told.get(node, rollout.active) if rollout else ""
 
-    def _queue(self, function: str) -> str | None:
+    def queue_of(self, function: str) -> str | None:
+        """Return the queue that a job function belongs to."""
         for name, queue in self.policy.queues.items():
             if fnmatchcase(function, queue.match):
                 return name
@@ -175,10 +197,10 @@ class LeaseBook:
         if before is None and lease.seq > 1:
             return
         for function, counts in lease.jobs.items():
-            queue = self._queue(function)
+            queue, old = self.queue_of(function), before.jobs.get(function, JobCounts()) if before else JobCounts()
             if queue is None:
+                self.counts.add(UNMATCHED, by=max(0, counts.done + counts.failed - old.done - old.failed))
                 continue
-            old = before.jobs.get(function, JobCounts()) if before else JobCounts()
             new = Work(
                 max(0, counts.started - old.started),
                 max(0, counts.done - old.done),

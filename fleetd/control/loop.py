@@ -17,6 +17,8 @@ from fleetd.codecs.lease import Lease, LeaseAnswer
 from fleetd.config.schedule import Schedules, month
 from fleetd.control.history import Recorder
 from fleetd.control.leases import TTL_S, LeaseBook
+from fleetd.control.metrics_count import Counts, count_plan, count_row, count_tick, prepare
+from fleetd.control.metrics_names import JOURNAL, JOURNAL_SECONDS, OTHER, TICK, TICK_FAILED, TICK_LATE
 from fleetd.control.outlook import CLOSE_TIMEOUT_S, Adapters, Outlook
 from fleetd.control.uncollected import uncollected
 from fleetd.control.watch import TIMEOUT_S, one_line
@@ -73,7 +75,9 @@ class Controller:
         self.memory = self._without_strangers(resume(before, self.clock()))
         self._saved_at = self._said_at = 0.0
         self._nudged = asyncio.Event()
-        self.leases = LeaseBook(self.memory.epoch, policy, self.clock, self.nudge)
+        self.counts = Counts()
+        prepare(self.counts, policy)
+        self.leases = LeaseBook(self.memory.epoch, policy, self.clock, self.nudge, self.counts)
         self.leases.rollouts = self.memory.rollouts
         self.leases.adopt(self.memory.nodes)
         self.plan = Plan()
@@ -139,12 +143,13 @@ class Controller:
             self._say("error", str(error))
             return answer
         for letter in lease.dead:
+            self.counts.buried(self.leases.queue_of(letter.function) or OTHER, letter.id)
             self._say("dead", f"{lease.node}: {letter.function} {letter.unique}: {letter.reason}")
         return replace(answer, dead=kept)
 
     async def run(self) -> None:
         """Tick until cancelled, or until a fleet that was told to end has ended."""
-        self._outlook = Outlook(self._make(self.policy), self.clock, self.nudge)
+        self._outlook = Outlook(self._make(self.policy), self.clock, self.nudge, self.counts)
         self._outlook.start()
         try:
             # The first look is waited for, so that a fleet that was there is seen before anything is decided.
@@ -154,11 +159,14 @@ class Controller:
                 try:
                     await self.tick()
                 except FleetdError as error:  # the journal cannot be written: nothing is done, all is held
+                    self.counts.add(TICK_FAILED)
                     self._say("error", str(error))
+                due = time.monotonic() + TICK_S
                 with suppress(TimeoutError):
                     async with asyncio.timeout(TICK_S):
                         await self._nudged.wait()
                     await asyncio.sleep(LEAST_TICK_S)
+                self.counts.observe(TICK_LATE, value=max(0.0, time.monotonic() - due))
         finally:
             await self._close(self._outlook)
             for act in self._acts:
@@ -175,9 +183,10 @@ class Controller:
             }
             apps = {app: self.policy.apps[app] for pool in kept.values() for app in pool.apps}
             policy = replace(policy, pools={**policy.pools, **kept}, apps={**apps, **policy.apps})
-            before, self._outlook = self._outlook, Outlook(self._make(policy), self.clock, self.nudge)
+            before, self._outlook = self._outlook, Outlook(self._make(policy), self.clock, self.nudge, self.counts)
             self._outlook.start()
             self.policy = self.leases.policy = policy
+            prepare(self.counts, policy)
             self._schedules = Schedules(policy)
             back = self._dropped & (policy.pools.keys() - kept.keys())
             pools = {
@@ -215,6 +224,7 @@ class Controller:
     async def tick(self) -> None:
         """Observe, decide, write down, act."""
         async with self._turn:
+            began = time.monotonic()
             self._nudged.clear()
             self.observation = self.observe()
             with uncollected():
@@ -225,12 +235,14 @@ class Controller:
                 entries += [Entry("sentence", f"{about}: {text}") for about, text in plan.sentences.items()]
             try:
                 if entries or memory.now - self._saved_at >= TICK_S:  # nudged ticks that change nothing are not written
-                    await self.on_disk(self.store.commit, memory, entries, durable=bool(plan.intents))
+                    await self._write_down(memory, entries, durable=bool(plan.intents))
                     self._saved_at = memory.now
             except FleetdError:
                 self.leases.give_back(self.observation.work)
                 raise
             self.basis = (self.observation, self.policy, self.memory)
+            count_tick(self.counts, self.observation, self.policy, (self.memory, memory))
+            count_plan(self.counts, plan, self.observation.commands)
             self.plan, self.memory = plan, memory
             self.leases.rollouts = memory.rollouts
             del self._outcomes[: len(self.observation.outcomes)]
@@ -239,12 +251,26 @@ class Controller:
                 self._say("event", event)
             for intent in plan.intents:
                 self._carry_out(intent)
+            self._outlook.tell(plan, memory, self.policy)
             self.leases.forget(memory.nodes)
             row = self._recorder.note(self.observation, self.policy, memory)
+            if row:
+                count_row(self.counts, row, self.observation, self.policy)
+            self.counts.observe(TICK, value=time.monotonic() - began)
         self.ticked.set()
         self.ticked = asyncio.Event()
         if row:
             await self.on_disk(self.store.add_history, row)
+
+    async def _write_down(self, memory: Memory, entries: Sequence[Entry], *, durable: bool) -> None:
+        began = time.monotonic()
+        try:
+            await self.on_disk(self.store.commit, memory, entries, durable=durable)
+        except FleetdError:
+            self.counts.add(JOURNAL, "error")
+            raise
+        self.counts.add(JOURNAL, "ok")
+        self.counts.observe(JOURNAL_SECONDS, value=time.monotonic() - began)
 
     def decide(self) -> tuple[Plan, Memory]:
         """Return what to do about the observation, and what to remember. A shadow decides what it would do."""
@@ -309,8 +335,9 @@ class Controller:
         try:
             self._mind_release(order.app)
             provider = self._outlook.adapters.providers[order.pool]
-            async with asyncio.timeout(LAUNCH_TIMEOUT_S):
-                launched = await provider.launch(order)
+            with self.counts.call("pool", order.pool, "launch"):
+                async with asyncio.timeout(LAUNCH_TIMEOUT_S):
+                    launched = await provider.launch(order)
         except ExhaustedError as error:
             return LaunchFailed(order.key, "exhausted", one_line(error))
         except RefusedError as error:
@@ -332,8 +359,9 @@ class Controller:
     async def _stop(self, stop: Stop) -> Outcome:
         try:
             provider = self._outlook.adapters.providers[stop.pool]
-            async with asyncio.timeout(stop.grace_s + LAUNCH_TIMEOUT_S):
-                stopped = await provider.stop(stop.nodes, stop.grace_s)
+            with self.counts.call("pool", stop.pool, "stop"):
+                async with asyncio.timeout(stop.grace_s + LAUNCH_TIMEOUT_S):
+                    stopped = await provider.stop(stop.nodes, stop.grace_s)
         except TimeoutError:
             return StopFailed(stop.nodes, "no answer in time")
         except FleetdError as error:

@@ -7,11 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeVar
 
+from fleetd.control.metrics_count import Counts
 from fleetd.control.watch import Watch, one_line
-from fleetd.core.model import Blind, Policy, Reading, Seconds, World
-from fleetd.core.ports import Nudge, Provider, Source
+from fleetd.core.memory import Memory
+from fleetd.core.model import Blind, Plan, Policy, Reading, Seconds, World
+from fleetd.core.ports import Listener, Nudge, Provider, Source
 
 CLOSE_TIMEOUT_S: Final = 2.0
 T = TypeVar("T")
@@ -28,15 +31,30 @@ class Adapters:
 class Outlook:
     """The watches over the adapters of a policy."""
 
-    def __init__(self, adapters: Adapters, clock: Callable[[], Seconds], nudge: Nudge) -> None:
-        """Nothing is asked before `start`."""
+    def __init__(
+        self, adapters: Adapters, clock: Callable[[], Seconds], nudge: Nudge, counts: Counts | None = None
+    ) -> None:
+        """Nothing is asked before `start`. `counts`: where every asking is counted."""
         self.adapters = adapters
+        call = (counts or Counts()).call
         self._sources = {
-            name: Watch(f"source {name}", _opening(source, nudge, _reader(source)), clock, nudge)
+            name: Watch(
+                f"source {name}",
+                _opening(source, nudge, _reader(source)),
+                clock,
+                nudge,
+                around=partial(call, "source", name, "read"),
+            )
             for name, source in adapters.sources.items()
         }
         self._pools = {
-            name: Watch(f"pool {name}", _opening(provider, nudge, provider.list), clock, nudge)
+            name: Watch(
+                f"pool {name}",
+                _opening(provider, nudge, provider.list),
+                clock,
+                nudge,
+                around=partial(call, "pool", name, "list"),
+            )
             for name, provider in adapters.providers.items()
         }
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,6 +92,13 @@ class Outlook:
             watch.fresh = False
             result[name] = replace(latest, fresh=fresh) if isinstance(latest, World) else latest
         return result
+
+    def tell(self, plan: Plan, memory: Memory, policy: Policy) -> None:
+        """Let the providers that listen know why their pool is as it is, and which of its nodes run jobs."""
+        for name, provider in self.adapters.providers.items():
+            if isinstance(provider, Listener) and policy.pools[name].act:
+                busy = [node.id for node in memory.nodes.values() if node.pool == name and node.busy]
+                provider.hear(plan.sentences.get(f"pool {name}", ""), busy)
 
     def look_again(self, pool: str) -> None:
         """Ask the pool's provider now: its nodes have just changed."""

@@ -6,7 +6,7 @@ the reason. An answer older than `STALE_S` is Blind too.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -28,6 +28,7 @@ class Watch(Generic[T]):
     clock: Callable[[], Seconds]
     news: Callable[[], None] = lambda: None  # called when an answer differs from the one before
     every_s: Seconds = 1.0
+    around: Callable[[], AbstractContextManager[None]] = nullcontext  # entered for each asking: it counts and times
     answer: T | Blind = field(default_factory=lambda: Blind("not read yet"))
     at: Seconds | None = None
     fresh: bool = False
@@ -49,8 +50,9 @@ class Watch(Generic[T]):
     async def once(self) -> None:
         """Ask one time."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                self.answer = await self.ask()
+            with self.around():
+                async with asyncio.timeout(TIMEOUT_S):
+                    self.answer = await self.ask()
         except TimeoutError:
             self.answer = Blind(f"no answer within {TIMEOUT_S:.0f} s")
         except (FleetdError, OSError) as error:

@@ -165,12 +165,17 @@ class LimitsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ControllerPolicy:
-    """Where workers and commands reach the controller. `join` is the secret that worker tokens are made from."""
+    """Where workers and commands reach the controller. `join` is the secret that worker tokens are made from.
+
+    `viewers` and `operators` are tokens beside `token`, which is an operator's: viewers may look, operators may act.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one, chosen once and remembered
     join: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    viewers: tuple[str, ...] = field(default=(), repr=False)
+    operators: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

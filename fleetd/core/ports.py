@@ -6,7 +6,7 @@ raises is `SourceError` or `ProviderError` with the queue's or pool's name; anyt
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Reading, Seconds, Stopped, World
 
@@ -94,6 +94,14 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Let go of everything but the nodes, which live on; safe twice."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A provider that writes down beside its nodes what fleetd knows of them."""
+
+    def hear(self, sentence: str, busy: Sequence[NodeId]) -> None:
+        """Take in why the pool is as it is, and which of its nodes run jobs. Called at each tick; must not wait."""
 
 
 SourceFactory = Callable[[str, Any, Mapping[str, str]], Source]

@@ -108,6 +108,11 @@ class Store:
                 os.close(self._handle)
                 self._handle = None
 
+    @property
+    def writable(self) -> bool:
+        """Whether this is the process that holds the fleet's folder: its controller, the only one that may write."""
+        return self._handle is not None
+
     def meta(self, key: str, default: str | None = None) -> str | None:
         """Return a remembered setting; `default` is stored where there is none yet."""
         rows = self._read("SELECT value FROM meta WHERE key = ?", (key,))
@@ -154,6 +159,16 @@ class Store:
         )
         return [Entry(*row) for row in reversed(rows)]
 
+    def journal_page(self, limit: int, *, after: int | None = None, before: int | None = None) -> list[Entry]:
+        """Return entries, oldest first: the first `limit` after a number, otherwise the newest, or those before one."""
+        columns = "SELECT kind, text, at, seq, epoch FROM journal"
+        if after is not None:
+            rows = self._read(f"{columns} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        else:
+            end = before if before is not None else 2**62
+            rows = self._read(f"{columns} WHERE seq < ? ORDER BY seq DESC LIMIT ?", (end, limit))[::-1]
+        return [Entry(*row) for row in rows]
+
     def add_history(self, row: HistoryRow) -> None:
         """Keep a row of the history; what is older than `HISTORY_S` is forgotten."""
         with self._write(durable=False) as db:
@@ -179,9 +194,17 @@ class Store:
             db.executemany("INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?)", rows)
         return list(bodies)
 
-    def dead(self, last: int = 100) -> list[dict[str, Any]]:
-        """Return the newest dead letters, newest first, each with `at`, `pool` and `node`."""
-        rows = self._read("SELECT at, pool, node, letter FROM dead ORDER BY at DESC, rowid DESC LIMIT ?", (last,))
+    def dead(self, last: int = 100, *, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
+        """Return the newest dead letters, newest first, each with `at`, `pool` and `node`; or those before one.
+
+        `before` is its `at` and `id`; it need not be here any more.
+        """
+        at, name = before or (float("inf"), "")
+        rows = self._read(
+            "SELECT at, pool, node, letter FROM dead WHERE at < ?1 OR (at = ?1 AND rowid < coalesce("
+            "(SELECT rowid FROM dead WHERE id = ?2), 0)) ORDER BY at DESC, rowid DESC LIMIT ?3",
+            (at, name, last),
+        )
         return [{"at": at, "pool": pool, "node": node, **json.loads(letter)} for at, pool, node, letter in rows]
 
     def dead_letter(self, name: str) -> dict[str, Any] | None:

@@ -7,52 +7,55 @@ answer is not: it is asked for by the digest of its content, which proves more t
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import Response, StreamingResponse
 
 from fleetd.codecs.lease import SCHEME, verify
 from fleetd.control.code import Code
 from fleetd.control.loop import Controller
 from fleetd.control.status import status
-from fleetd.errors import ProtocolError, UsageError
+from fleetd.errors import ProtocolError
 from fleetd.releases.bundle import MOST_BUNDLE
 from fleetd.releases.faults import on_disk
 from fleetd.releases.stores import MissingError
-from fleetd.web.wire import DeniedError, TooLargeError, number, read_json
+from fleetd.web.calls import Admit, Asked, Name
+from fleetd.web.pages import Page, dump_cursor, load_cursor
+from fleetd.web.wire import DeniedError, NotFoundError, SlowError, TooLargeError, answer
 
 CHUNK: Final = 256 * 1024
 STALL_S: Final = 60.0
 MOST_KEEP: Final = 10_000
-Handler = Callable[[Request], Awaitable[Response]]
+
+
+class ReleasesAsked(Page):
+    """Which releases."""
+
+    app: Name | None = Field(default=None, description="Of this app alone.")
+
+
+class Keep(Asked):
+    """What stays."""
+
+    keep: int | None = Field(default=None, ge=0, le=MOST_KEEP, description="The newest of each app; default: policy.")
+
+
+class DigestAsked(Asked):
+    """Which release."""
+
+    digest: Name
 
 
 class Releases:
-    """What is done with releases."""
+    """What is done with releases. `most`: the bytes of a bundle."""
 
-    def __init__(
-        self,
-        controller: Controller,
-        shelf: Code,
-        secret: str,
-        guard: Callable[[Handler], Handler],
-        most: int = MOST_BUNDLE,
-    ) -> None:
-        self._controller, self._shelf, self._secret, self._guard, self._most = controller, shelf, secret, guard, most
-
-    def routes(self) -> list[Route]:
-        """Return the routes; each is guarded."""
-        return [
-            Route("/v1/releases", self._guard(self.push), methods=["POST"]),
-            Route("/v1/releases", self._guard(self.list), methods=["GET"]),
-            Route("/v1/releases/gc", self._guard(self.gc), methods=["POST"]),
-            Route("/v1/releases/{digest}", self.fetch, methods=["GET"]),
-        ]
+    def __init__(self, controller: Controller, shelf: Code, secret: str, admit: Admit, most: int = MOST_BUNDLE) -> None:
+        self._controller, self._shelf, self._secret, self._admit, self.most = controller, shelf, secret, admit, most
 
     async def push(self, request: Request) -> Response:
         """Take a bundle, verify it and keep it."""
@@ -63,37 +66,41 @@ class Releases:
             path = Path(room, "bundle")
             await self._receive(request, path)
             entry = await asyncio.to_thread(self._shelf.put, path)
-        return JSONResponse({"digest": entry.digest, "app": entry.app, "version": entry.version})
+        return answer({"digest": entry.digest, "app": entry.app, "version": entry.version})
 
-    async def list(self, request: Request) -> Response:
-        """Give what is on the shelf, newest first."""
-        app = request.query_params.get("app")
-        entries = await asyncio.to_thread(self._shelf.list)
-        return JSONResponse({"releases": [asdict(entry) for entry in entries if app in (None, entry.app)]})
+    async def list(self, asked: ReleasesAsked) -> dict[str, Any]:
+        """Give what is on the shelf in pages, newest first."""
+        found = await asyncio.to_thread(self._shelf.list)
+        entries = [entry for entry in found if asked.app in (None, entry.app)]
+        if asked.cursor:
+            pushed_at, digest = load_cursor(asked.cursor, "releases", float, str)
+            entries = [entry for entry in entries if (-entry.pushed_at, entry.digest) > (-pushed_at, digest)]
+        page = entries[: asked.limit]
+        more = len(entries) > asked.limit
+        following = dump_cursor("releases", page[-1].pushed_at, page[-1].digest) if more else None
+        return {"releases": [asdict(entry) for entry in page], "next": following}
 
-    async def gc(self, request: Request) -> Response:
+    async def gc(self, asked: Keep) -> dict[str, Any]:
         """Remove releases that are neither in use nor among the newest of their app."""
-        usual = self._controller.policy.releases.keep
-        keep = number({"keep": usual} | await read_json(request), "keep", 0, MOST_KEEP)
+        keep = self._controller.policy.releases.keep if asked.keep is None else asked.keep
         used = in_use(status(self._controller, 0))
-        return JSONResponse({"deleted": await asyncio.to_thread(self._shelf.gc, used, int(keep))})
+        return {"deleted": await asyncio.to_thread(self._shelf.gc, used, keep)}
 
     async def fetch(self, request: Request) -> Response:
         """Give a bundle's bytes, to a worker of any pool or to an operator."""
-        if not request.headers.get("authorization", "").startswith(f"{SCHEME} "):
-            return await self._guard(self._give)(request)
-        try:
-            verify(self._secret, request.headers["authorization"], request.method, _path(request))
-        except ProtocolError as error:
-            raise DeniedError(str(error)) from None
-        return await self._give(request)
-
-    async def _give(self, request: Request) -> Response:
+        header = request.headers.get("authorization", "")
+        if not header.startswith(f"{SCHEME} "):
+            self._admit(request, "viewer")
+        else:
+            try:
+                verify(self._secret, header, request.method, _path(request))
+            except ProtocolError as error:
+                raise DeniedError(str(error)) from None
         digest = request.path_params["digest"]
         try:
             entry = await asyncio.to_thread(self._shelf.find, digest)
         except MissingError as error:
-            return JSONResponse({"error": str(error)}, 404)
+            raise NotFoundError(str(error)) from None
         headers = {"Content-Length": str(entry.size), "Content-Type": "application/octet-stream"}
         return StreamingResponse(self._parts(digest), headers=headers)
 
@@ -106,10 +113,10 @@ class Releases:
             file.close()
 
     async def _receive(self, request: Request, path: Path) -> None:
-        """Write the body to a file as it comes; raises TooLargeError, or UsageError where it stops coming."""
-        refusal = TooLargeError(f"release: more than the {self._most} bytes allowed")
+        """Write the body to a file as it comes; raises TooLargeError, or SlowError where it stops coming."""
+        refusal = TooLargeError(f"release: more than the {self.most} bytes allowed")
         told = request.headers.get("content-length", "0")
-        if told.isdecimal() and int(told) > self._most:
+        if told.isdecimal() and int(told) > self.most:
             raise refusal
         size, parts = 0, request.stream()
         with path.open("wb") as file:
@@ -120,9 +127,9 @@ class Releases:
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise UsageError(f"release: nothing came for {STALL_S:.0f} s") from None
+                    raise SlowError(f"release: nothing came for {STALL_S:.0f} s") from None
                 size += len(part)
-                if size > self._most:
+                if size > self.most:
                     raise refusal
                 await asyncio.to_thread(file.write, part)
 

@@ -9,10 +9,19 @@ from starlette.responses import Response
 from fleetd.codecs.lease import ANSWER_HEADER, dump, load_lease, sign_answer, verify
 from fleetd.control.loop import Controller
 from fleetd.errors import ProtocolError
+from fleetd.web.calls import Asked, Name, Whole
 from fleetd.web.wire import DeniedError, read_body
 
 POLL_S: Final = 20.0
 _WHOLE: Final = re.compile("-?[0-9]{1,18}")
+
+
+class OrdersAsked(Asked):
+    """Whose order, and which is known."""
+
+    node: Name
+    after: Whole = 0
+    app: Name | None = None
 
 
 class Workers:

@@ -51,6 +51,26 @@ def describe(code: int) -> str:
 
 
 @dataclass(slots=True)
+class Faults:
+    """Jobs that went wrong, each with the releases that it went wrong under; bounded, the oldest are forgotten."""
+
+    _under: OrderedDict[Key, set[str]] = field(default_factory=OrderedDict)
+
+    def add(self, key: Key, digest: str) -> bool:
+        """Write down that a job went wrong under a release; return whether it never had before."""
+        under = self._under.setdefault(key, set())
+        first = not under
+        under.add(digest)
+        if len(self._under) > MOST:
+            self._under.popitem(last=False)
+        return first
+
+    def by(self, digest: str) -> int:
+        """Return how many jobs went wrong under this release and under no other: however often each was tried."""
+        return sum(under == {digest} for under in self._under.values())
+
+
+@dataclass(slots=True)
 class Books:
     """What outlives every generation of a worker: the attempts of jobs, and whose fault a crash is."""
 
@@ -58,20 +78,8 @@ class Books:
     born: float = field(default_factory=time.monotonic)
     crashes: int = 0
     groups: Groups | None = None  # where the kernel may hold slots to their limit on memory
-    _crashed: OrderedDict[Key, set[str]] = field(default_factory=OrderedDict)
-
-    def blame(self, key: Key, digest: str) -> bool:
-        """Write down that a job crashed under a release; return whether it had never crashed before."""
-        under = self._crashed.setdefault(key, set())
-        first = not under
-        under.add(digest)
-        if len(self._crashed) > MOST:
-            self._crashed.popitem(last=False)
-        return first
-
-    def blamed(self, digest: str) -> int:
-        """Return how many jobs crashed under this release and under no other."""
-        return sum(under == {digest} for under in self._crashed.values())
+    crashed: Faults = field(default_factory=Faults)
+    failed: Faults = field(default_factory=Faults)
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ async def bury(slot: SlotProcess, job: Running, code: int, books: Books, setting
     try:
         function, most = slot.names[job.row], slot.attempts[job.row]
         key, reason = (function, job.unique, job.handle), slot.sentence or describe(code)
-        if books.blame(key, settings.digest) and on_trial:
+        if books.crashed.add(key, settings.digest) and on_trial:
             event(logging.ERROR, "job crashed new code and goes back", function=function, reason=reason)
             return
         count = books.attempts.add(key)

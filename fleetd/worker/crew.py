@@ -232,6 +232,7 @@ class Crew:
                 slot.drop(at)
             case {"attempt": {"row": int(row), "unique": str(unique), "handle": str(handle)}}:
                 key = slot.names[row], unique.encode("latin-1"), handle.encode("latin-1")
+                self._books.failed.add(key, self.settings.digest)
                 slot.control.send({"attempts": self._books.attempts.add(key), "again": self.on_trial})
             case {"bye": _}:
                 asyncio.get_running_loop().call_later(END_S, self._outlived, slot)
@@ -278,7 +279,7 @@ class Crew:
             event(logging.ERROR, "process died with several jobs", jobs=len(busy), reason=describe(code))
             self._books.crashes += 1
             if (job := busy[0].cell.running()) is not None:  # one of them stands for the death in a trial
-                self._books.blame((busy[0].names[job.row], job.unique, job.handle), self.settings.digest)
+                self._books.crashed.add((busy[0].names[job.row], job.unique, job.handle), self.settings.digest)
             for slot in busy:
                 slot.released = True
             self._careful[self._first(slots[0].index)] = time.monotonic() + CAREFUL_S

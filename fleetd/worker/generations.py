@@ -138,7 +138,9 @@ class Generations:
         """Return what a generation did."""
         counts, digest = list(crew.counts().values()), crew.settings.digest
         done, failed = sum(one.done for one in counts), sum(one.failed for one in counts)
-        return ReleaseCounts(done, failed, self._books.blamed(digest))
+        if crew.on_trial:  # a job that fails goes back and fails again: it is one job all the same
+            failed = self._books.failed.by(digest)
+        return ReleaseCounts(done, failed, self._books.crashed.by(digest))
 
     # ── children
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fleetd.codecs.gearman import Kind, Packet, encode
 from fleetd.dispatchers.credentials import Credentials, refusal
@@ -29,6 +29,7 @@ from fleetd.worker.logs import event
 from fleetd.worker.output import RUNNING
 from fleetd.worker.run import Alarm, Failure, run_async, run_plain, run_threaded
 from fleetd.worker.settings import Settings
+from fleetd.worker.spans import make_spans
 from fleetd.worker.turns import Turns
 from fleetd.worker.verdict import Duty, Taken, judge
 
@@ -76,6 +77,8 @@ class Slot:
         # Async jobs may leave tasks behind on the loop, so it must turn between jobs.
         self._hot = threads is None and not any(job.is_async for job in jobs)
         self._alarm = Alarm()
+        self._spans = make_spans(settings)
+        self._span: Any = None  # of the running job, where jobs are traced
 
     async def run(self) -> None:
         """Work until told to stop, or until the supervisor is gone."""
@@ -276,13 +279,21 @@ class Slot:
         self._cell.begin(row, taken.at, (taken.handle, taken.unique), taken.payload, start, limit_s)
         context = self._context(taken, duty, start) if job.wants_context else None
         RUNNING.set((job.name, taken.handle, taken.unique))  # a task or a thread of its own takes it along
+        if self._spans is None:
+            self._start(taken, duty, context, start)
+        else:
+            with self._spans.job(job.name, taken.handle.decode(errors="replace")) as self._span:
+                self._start(taken, duty, context, start)
+        RUNNING.set(None)
+
+    def _start(self, taken: Taken, duty: Duty, context: Context | None, start: float) -> None:
+        job = duty.job
         if job.is_async:
             self._tasks.create_task(self._run_async(taken, duty, context, start))
         elif self._threads is not None:
             self._tasks.create_task(self._run_in_thread(self._threads, taken, duty, context, start))
         else:
-            self._ended(taken, duty, context, start, run_plain(job, taken.payload, context, self._alarm, limit_s))
-        RUNNING.set(None)
+            self._ended(taken, duty, context, start, run_plain(job, taken.payload, context, self._alarm, duty.limit_s))
 
     def _context(self, taken: Taken, duty: Duty, start: float) -> Context:
         handle, unique = (name.decode(errors="backslashreplace") for name in (taken.handle, taken.unique))
@@ -320,6 +331,8 @@ class Slot:
     def _ended(self, taken: Taken, duty: Duty, context: Context | None, start: float, outcome: bytes | Failure) -> None:
         """Answer the job, with the next GRAB in the same send where it goes to the same dispatcher."""
         self._cell.answering()
+        if self._spans is not None:
+            self._spans.end(self._span, outcome)
         if context is not None:
             context.end()
         now, link = time.monotonic(), taken.link

@@ -12,7 +12,7 @@ from fleetd.cli.entry import run
 from fleetd.errors import UsageError
 from fleetd.releases.bundle import read
 from tests.releases import sample
-from tests.web.test_api import TOKEN
+from tests.web.site import TOKEN
 from tests.web.test_releases import serving
 
 

@@ -1,12 +1,9 @@
 """The HTTP API as workers and operators meet it: signatures, scopes, refusals in one line, long polls, commands."""
 
 import asyncio
-import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import httpx
 import pytest
 
 from fleetd.codecs.lease import (
-    ANSWER_HEADER,
     MAX_BODY,
     DeadLetter,
     authorization,
@@ -22,73 +18,15 @@ from fleetd.codecs.lease import (
     join_token,
     load_answer,
     load_order,
-    sign_answer,
-    split_token,
 )
 from fleetd.control import loop
 from fleetd.core.model import Phase
 from fleetd.errors import FleetdError
-from fleetd.web import operators, workers
+from fleetd.web import operators, viewers, workers
 from fleetd.web.api import make_app
-from fleetd.web.serve import bind, make_server
-from tests.control.fleet import FakeSource, Fleet, lease, policy, pool, until
-
-SECRET, TOKEN = "join-secret", "operator-token"
-
-
-@dataclass(slots=True)
-class Site:
-    """A running controller behind its API; `port` where that is a real server."""
-
-    fleet: Fleet
-    http: httpx.AsyncClient
-    port: int = 0
-
-    async def signed(
-        self, method: str, path: str, body: bytes = b"", *, pool: str = "local", secret: str = SECRET
-    ) -> httpx.Response:
-        """Call as a worker of this pool does, and check the answer's signature where it is no refusal."""
-        token = join_token(secret, "test", pool)
-        header = authorization(token, method, path, body)
-        answer = await self.http.request(method, path, content=body, headers={"Authorization": header})
-        if answer.is_success:
-            expected = sign_answer(split_token(token)[1], header.rpartition(" ")[2], answer.content)
-            assert answer.headers[ANSWER_HEADER] == expected
-        else:
-            assert ANSWER_HEADER not in answer.headers
-        return answer
-
-    async def operator(self, method: str, path: str, body: object = None, token: str = TOKEN) -> httpx.Response:
-        """Call as an operator's command does."""
-        content = json.dumps(body) if body is not None else None
-        return await self.http.request(
-            method, path, content=content, headers={"Authorization": f"Bearer {token}".strip()}
-        )
-
-
-def refusal(answer: httpx.Response) -> tuple[int, str]:
-    """(code, line) of a refusal in the one form that they have."""
-    raw = answer.json()
-    assert set(raw) == {"error"}
-    assert "\n" not in raw["error"]
-    return answer.status_code, raw["error"]
-
-
-@asynccontextmanager
-async def serving(fleet: Fleet) -> AsyncIterator[Site]:
-    listener = bind("127.0.0.1", 0)
-    port = int(listener.getsockname()[1])
-    server = make_server(make_app(fleet.controller, SECRET, TOKEN))
-    async with fleet.running() as controller:
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await until(lambda: server.started)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as http:
-                yield Site(fleet, http, port)
-        finally:
-            server.should_exit = True
-            controller.leases.let_go()
-            await asyncio.wait_for(task, 5.0)
+from fleetd.web.serve import bind
+from tests.control.fleet import Fleet, lease, policy, until
+from tests.web.site import SECRET, TOKEN, Site, called, refusal, serving, two_pools
 
 
 @pytest.fixture(autouse=True)
@@ -97,17 +35,11 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LEAST_TICK_S", 0.01)
 
 
-def two_pools(folder: Path) -> Fleet:
-    return Fleet(folder, policy(pool(), pool("burst")), FakeSource())
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """The application called directly: for what no socket has a part in."""
-    fleet = two_pools(tmp_path)
-    transport = httpx.ASGITransport(make_app(fleet.controller, SECRET, TOKEN))
-    async with fleet.running(), httpx.AsyncClient(transport=transport, base_url="http://fleetd") as http:
-        yield Site(fleet, http)
+    """The application called directly."""
+    async with called(two_pools(tmp_path)) as site:
+        yield site
 
 
 @pytest.fixture
@@ -198,7 +130,7 @@ async def test_a_fault_of_ours_is_one_line_too(tmp_path: Path, monkeypatch: pyte
     def broken(*_: object) -> None:
         raise RuntimeError("a bug with secrets in it")
 
-    monkeypatch.setattr(operators, "status", broken)
+    monkeypatch.setattr(viewers, "status", broken)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://fleetd") as http:
         answer = await http.get("/v1/status", headers={"Authorization": f"Bearer {TOKEN}"})
@@ -262,7 +194,7 @@ async def test_the_server_ends_at_once_with_polls_open(tmp_path: Path) -> None:
     ("method", "path"), [("GET", "/v1/status"), ("POST", "/v1/wake"), ("POST", "/v1/drain"), ("POST", "/v1/end")]
 )
 async def test_operators_need_their_token(site: Site, method: str, path: str) -> None:
-    line = "authorization: needs the operator's bearer token (FLEETD_TOKEN)"
+    line = "authorization: needs a bearer token of this controller (FLEETD_TOKEN)"
     assert refusal(await site.http.request(method, path)) == (401, line)
     for wrong in ("", "x", TOKEN + "x", TOKEN[:-1], SECRET):
         assert refusal(await site.operator(method, path, {}, token=wrong)) == (401, line)
@@ -300,7 +232,7 @@ async def test_deep_explains_the_last_tick_by_the_memory_of_before_it(site: Site
     await until(lambda: site.fleet.controller.memory.nodes)
     _, _, before = site.fleet.controller.basis
     assert before.now < site.fleet.controller.memory.now
-    lines = (await site.operator("GET", "/v1/explain?deep=1")).json()["deep"]
+    lines = (await site.operator("GET", "/v1/explain/deep")).json()["deep"]
     names = {line.partition(": ")[0] for line in lines}
     assert names == {
         *("queue resize of photos", "app photos", "app photos in local", "app photos in burst"),
@@ -309,31 +241,29 @@ async def test_deep_explains_the_last_tick_by_the_memory_of_before_it(site: Site
     assert any(line.startswith("queue resize of photos: 40 waiting") for line in lines)
 
 
-@pytest.mark.parametrize("deep", ["x", "-1"])
-async def test_a_wrong_deep_is_422(site: Site, deep: str) -> None:
-    answer = await site.operator("GET", f"/v1/explain?deep={deep}")
-    assert refusal(answer) == (422, f"deep: must be a whole number, not {deep!r}")
-
-
 @pytest.mark.parametrize("events", ["x", "-1", "1.5", "", "²"])
 async def test_a_wrong_number_of_events_is_422(site: Site, events: str) -> None:
     answer = await site.operator("GET", f"/v1/status?events={events}")
-    assert refusal(answer) == (422, f"events: must be a whole number, not {events!r}")
+    assert refusal(answer) == (422, "events: must be a whole number")
 
 
 @pytest.mark.parametrize(
     ("body", "line"),
     [
-        ({"pool": "locl"}, "wake: no pool 'locl'; did you mean 'local'?; there are local, burst"),
-        ({}, "wake: no pool ''; there are local, burst"),
-        ({"pool": ["local"]}, "wake: no pool \"['local']\"; did you mean 'local'?; there are local, burst"),
-        ({"pool": "local", "count": 0}, "count: must be a number from 1 to 10, not 0"),
-        ({"pool": "local", "count": 11}, "count: must be a number from 1 to 10, not 11"),
-        ({"pool": "local", "count": 1.5}, "count: must be a whole number, not 1.5"),
-        ({"pool": "local", "count": True}, "count: must be a number from 1 to 10, not True"),
-        ({"pool": "local", "count": float("nan")}, "count: must be a number from 1 to 10, not nan"),
-        ({"pool": "local", "for_s": float("inf")}, "for_s: must be a number from 1 to 3.16224e+07, not inf"),
-        ({"pool": "local", "for_s": "5m"}, "for_s: must be a number from 1 to 3.16224e+07, not '5m'"),
+        ({"pool": "locl"}, "pool: no pool 'locl'; did you mean 'local'?; there are local, burst"),
+        ({}, "pool: is missing"),
+        ({"pol": "local"}, "pol: no such key; did you mean 'pool'?; there are pool, count, for_s"),
+        ({"pool": ["local"]}, "pool: must be text"),
+        ({"pool": "lo\ncal"}, "pool: must have printable characters alone"),
+        ({"pool": "local", "count": 0}, "count: must be greater than or equal to 1"),
+        ({"pool": "local", "count": 11}, "count: local has at most 10 nodes"),
+        ({"pool": "local", "count": 10**30}, "count: local has at most 10 nodes"),
+        ({"pool": "local", "count": 1.5}, "count: must be a whole number"),
+        ({"pool": "local", "count": True}, "count: must be a whole number"),
+        ({"pool": "local", "count": float("nan")}, "count: must be a whole number"),
+        ({"pool": "local", "for_s": float("nan")}, "for_s: must be a finite number"),
+        ({"pool": "local", "for_s": float("inf")}, "for_s: must be a finite number"),
+        ({"pool": "local", "for_s": "5m"}, "for_s: must be a number"),
         ([], "body: must be a JSON object"),
     ],
 )
@@ -342,7 +272,7 @@ async def test_a_wrong_wake_is_422_with_what_would_be_right(site: Site, body: ob
     assert site.fleet.controller._commands == []
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000, b'{"pool": "\\ud800"}', b'{"pool": NaN1}'])
 async def test_garbage_from_an_operator_is_422(site: Site, body: bytes) -> None:
     answer = await site.http.post("/v1/wake", content=body, headers={"Authorization": f"Bearer {TOKEN}"})
     assert refusal(answer) == (422, "body: must be JSON")
@@ -397,7 +327,7 @@ async def test_a_drain_of_nothing_drains_nothing(site: Site, body: object) -> No
     await woken(site, 1)
     code, line = refusal(await site.operator("POST", "/v1/drain", body))
     assert code == 422
-    assert "is no pool and no node; see `fleetd status`" in line
+    assert line.startswith("target: ")
     assert {n.phase for n in site.fleet.controller.memory.nodes.values()} == {Phase.READY}
 
 
@@ -405,11 +335,11 @@ async def test_a_drain_by_a_wrong_name_suggests_and_by_an_ambiguous_one_refuses(
     await woken(site, 2)
     assert refusal(await site.operator("POST", "/v1/drain", {"target": "brst"})) == (
         422,
-        "drain: 'brst' is no pool and no node; did you mean 'burst'?; see `fleetd status`",
+        "target: 'brst' is no pool and no node; did you mean 'burst'?; see `fleetd status`",
     )
     assert refusal(await site.operator("POST", "/v1/drain", {"target": "local/"})) == (
         422,
-        "drain: 'local/' names more than one node; see `fleetd status`",
+        "target: 'local/' names more than one node; see `fleetd status`",
     )
 
 
@@ -467,14 +397,3 @@ async def test_a_client_that_leaves_in_mid_request_harms_nothing(
     await asyncio.sleep(0.05)
     assert (await served.http.get("/healthz")).status_code == 200
     assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
-
-
-async def test_health_means_that_the_tick_goes_on(served: Site) -> None:
-    """503 once the last tick is 15 s old. Seen to fail with a health that always says ok."""
-    controller = served.fleet.controller
-    fine = await served.http.get("/healthz")
-    assert (fine.status_code, fine.json()["ok"]) == (200, True)
-    async with controller._turn:  # no tick comes while this is held
-        controller.memory = replace(controller.memory, now=controller.clock() - 16.0)
-        stuck = await served.http.get("/healthz")
-    assert (stuck.status_code, stuck.json()["ok"]) == (503, False)

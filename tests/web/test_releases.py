@@ -9,22 +9,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 
 from fleetd.codecs.lease import ANSWER_HEADER, authorization, join_token
 from fleetd.control import loop
 from fleetd.control.code import Code
 from fleetd.core.model import ReleasesPolicy
-from fleetd.errors import FleetdError
 from fleetd.releases.shelf import Shelf, open_shelf
 from fleetd.releases.sign import make_key
 from fleetd.web import releases
-from fleetd.web.api import make_app
-from fleetd.web.serve import bind, make_server
-from fleetd.web.wire import refuse
 from tests.control.fleet import FakeSource, Fleet, policy, pool, until
 from tests.releases import sample
-from tests.web.test_api import SECRET, TOKEN, Site, refusal
+from tests.web.site import SECRET, TOKEN, Site, called, refusal
+from tests.web.site import serving as behind
 
 FOLDER = {"app/jobs.py": b"x = 1\n"}
 
@@ -40,20 +36,8 @@ async def serving(folder: Path, *keys: str) -> AsyncIterator[Site]:
     """A controller with the shelf `folder`/shelf that asks for signatures by these keys."""
     wanted = replace(policy(pool(), pool("burst")), releases=ReleasesPolicy(str(folder / "shelf"), keys))
     fleet = Fleet(folder / "state", wanted, FakeSource())
-    code = Code(wanted, folder / "state")
-    listener = bind("127.0.0.1", 0)
-    port = int(listener.getsockname()[1])
-    server = make_server(make_app(fleet.controller, SECRET, TOKEN, code))
-    async with fleet.running() as controller:
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await until(lambda: server.started)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
-                yield Site(fleet, http, port)
-        finally:
-            server.should_exit = True
-            controller.leases.let_go()
-            await asyncio.wait_for(task, 5.0)
+    async with behind(fleet, Code(wanted, folder / "state")) as site:
+        yield site
 
 
 @pytest.fixture
@@ -176,18 +160,16 @@ async def test_what_is_not_there_is_404_and_what_is_no_digest_422(site: Site) ->
 
 
 async def test_more_than_allowed_is_413_told_or_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = Code(site.fleet.controller.policy, site.fleet.folder)
-    routes = releases.Releases(site.fleet.controller, code, SECRET, lambda handler: handler, most=1000).routes()
-    app = Starlette(routes=routes, exception_handlers={FleetdError: refuse})
+    (call,) = (call for call in site.app.state.calls if (call.method, call.path) == ("POST", "/v1/releases"))
+    monkeypatch.setattr(call.do.__self__, "most", 1000)
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield bytes(100)
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://fleetd") as http:
-        for content in (bytes(2000), parts()):
-            answer = await http.post("/v1/releases", content=content)
-            assert refusal(answer) == (413, "release: more than the 1000 bytes allowed")
+    for content in (bytes(2000), parts()):
+        answer = await site.http.post("/v1/releases", content=content, headers={"Authorization": f"Bearer {TOKEN}"})
+        assert refusal(answer) == (413, "release: more than the 1000 bytes allowed")
 
 
 async def test_a_push_that_stalls_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +182,7 @@ async def test_a_push_that_stalls_is_given_up(site: Site, monkeypatch: pytest.Mo
 
     headers = {"Authorization": f"Bearer {TOKEN}"}
     code, line = refusal(await site.http.post("/v1/releases", content=parts(), headers=headers))
-    assert (code, line) == (422, "release: nothing came for 0 s")
+    assert (code, line) == (408, "release: nothing came for 0 s")
 
 
 async def test_the_tick_goes_on_while_a_release_is_verified(
@@ -272,7 +254,5 @@ def test_in_use_is_whatever_the_status_names() -> None:
 
 
 async def test_without_a_shelf_there_are_no_releases(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, policy(pool()), FakeSource())
-    transport = httpx.ASGITransport(make_app(fleet.controller, SECRET, TOKEN))
-    async with fleet.running(), httpx.AsyncClient(transport=transport, base_url="http://fleetd") as http:
-        assert (await Site(fleet, http).operator("GET", "/v1/releases")).status_code == 404
+    async with called(Fleet(tmp_path, policy(pool()), FakeSource())) as site:
+        assert (await site.operator("GET", "/v1/releases")).status_code == 404

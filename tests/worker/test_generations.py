@@ -268,3 +268,20 @@ def test_an_import_steps_back_behind_running_jobs_and_slots_do_not(
     before = os.getpriority(os.PRIO_PROCESS, 0)
     stepped_back = max(before, IMPORT_NICE) if may_raise_to(before) else before
     assert client.run("nice").args[1] == f"{stepped_back} {before}".encode()
+
+
+def test_two_jobs_that_fail_by_themselves_do_not_turn_good_code_back(
+    start: StartWorker, connect: Connect, gearmand: servers.Server, write
+) -> None:
+    """Each is tried three times while the code is on trial: six failures, and yet two jobs."""
+    write(version("one"))
+    worker = start("--server", gearmand.address, slots=2)
+    write(version("two"))
+    worker.signal(signal.SIGHUP)
+    worker.wait_log(TOOK_OVER)
+    for at in range(2):
+        assert connect().run("fail", b"%d" % at).kind is Kind.WORK_FAIL
+    worker.wait_log("job goes back", 4)
+    time.sleep(0.5)
+    assert "rolled back" not in worker.log
+    assert connect().run("version").args[1] == b"two"

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from fleetd.worker.spans import exporter_of
+from fleetd.worker.settings import Settings
+from fleetd.worker.spans import Spans, exporter_of
 from tests import servers
 from tests.worker.conftest import Connect, StartWorker
 from tests.worker.harness import until
@@ -164,6 +166,16 @@ def test_a_receiver_that_is_not_there_and_a_wrong_exporter_stop_no_job(
 )
 def test_the_usual_variables_decide(environment: dict[str, str], exporter: str) -> None:
     assert exporter_of(environment) == exporter
+
+
+def test_a_job_that_is_begun_at_the_end_of_another_is_not_its_child() -> None:
+    """As it happens where a slot holds a job of one dispatcher while it ends one of another."""
+    spans = Spans(Settings((), None, 1, Path()), InMemorySpanExporter())
+    with spans.job("first", "H:1") as first:
+        spans.end(first, b"")
+        with spans.job("second", "H:2") as second:
+            spans.end(second, b"")
+    assert first.parent is second.parent is None
 
 
 def test_without_them_nothing_is_imported() -> None:
