@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from fleetd.core.model import Policy
 from fleetd.errors import PolicyError
 from tests.config.fakes import ADAPTERS, ENVIRON, FULL, read
 
+pytestmark = pytest.mark.slow
 LINE = re.compile(r"[^:]+:[0-9]+:[0-9]+: .+")
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SHORT = (

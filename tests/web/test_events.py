@@ -21,6 +21,8 @@ from fleetd.web import events
 from tests.control.fleet import until
 from tests.web.site import TOKEN, Site, refusal, serving, two_pools
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
