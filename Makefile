@@ -6,7 +6,7 @@ DISPATCHER ?= embedded
 TRACES ?=
 EXAMPLES ?= 300
 
-.PHONY: help setup run check test bench bench-policy bench-reload lint types contracts fast docs fuzz-api lock clean
+.PHONY: help setup run check test bench bench-policy bench-reload bench-kube lint types contracts fast docs fuzz-api lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,7 +35,8 @@ fast: setup
 	@$(PY) -m pytest -q -n 2 -m "not real and not slow" tests
 
 test: setup ## everything, with the real components; installs what it needs
-	@scripts/need gearmand gearman redis-server prometheus openssl systemd-analyze
+	@scripts/need gearmand gearman redis-server prometheus openssl systemd-analyze etcd
+	@scripts/kube-assets >/dev/null
 	@$(MAKE) --no-print-directory lint types contracts
 	@$(PY) -m pytest -n 2 tests
 
@@ -54,6 +55,11 @@ bench-reload: setup ## releases under load, beside Celery, RQ and dramatiq, and 
 	@$(PY) -m pip install -q -r requirements-bench.lock
 	@$(PY) -m bench reload
 	@$(PY) -m bench faults
+
+bench-kube: setup ## pods on a real control plane: a burst, scale-ins under load, a thousand pods
+	@scripts/need gearmand redis-server openssl etcd
+	@scripts/kube-assets >/dev/null
+	@$(PY) -m bench kube
 
 docs: setup ## renew what the documents draw from the code: the life of a node, the commands, the API, the policy's keys
 	@$(PY) -m scripts.moves

@@ -28,7 +28,8 @@ def families() -> str:
 def _subject(family: Family) -> str:
     word = family.name.removeprefix("fleetd_").partition("_")[0]
     return {
-        "queue": "Queues", "unmatched": "Queues", "pool": "Pools", "workers": "Workers", "worker": "Workers",
+        "queue": "Queues", "unmatched": "Queues", "pool": "Pools", "wrong": "Pools",
+        "workers": "Workers", "worker": "Workers",
         "node": "Nodes", "nodes": "Nodes", "release": "Releases",
         "tick": "Controller", "decisions": "Controller", "commands": "Controller", "journal": "Controller",
         "calls": "Controller", "call": "Controller", "http": "Controller", "leases": "Controller",

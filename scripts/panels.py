@@ -154,7 +154,8 @@ POOL: Final = Board(
                (f"fleetd_pool_expected_boot_seconds{{{P}}}", "{{pool}} learned")),
         _lines("Nodes started and stopped", "short", "Both high at once is thrashing: see docs/policy.md, stability.",
                (f"increase(fleetd_pool_launched_nodes_total{{{P}}}{RATE})", "{{pool}} started"),
-               (f"increase(fleetd_pool_stopped_nodes_total{{{P}}}{RATE})", "{{pool}} stopped")),
+               (f"increase(fleetd_pool_stopped_nodes_total{{{P}}}{RATE})", "{{pool}} stopped"),
+               (f"increase(fleetd_wrong_victims_total{{{P}}}{RATE})", "{{pool}} ended instead of the drained")),
         _lines("Launches that failed", "short", "Exhausted: none to be had. Refused: asking again will not help.",
                ((f'sum by (adapter, outcome) (increase(fleetd_calls_total{{{F}, adapter=~"$pool", side="pool", '
                 f'call="launch", outcome!="ok"}}{RATE}))'), "{{adapter}} {{outcome}}"),

@@ -195,6 +195,8 @@ def count_tick(counts: Counts, observation: Observation, policy: Policy, memorie
             family = names.POOL_LAUNCHED if isinstance(outcome, Launched) else names.POOL_STOPPED
             for node in outcome.nodes:
                 counts.add(family, node.partition("/")[0])
+        if isinstance(outcome, Stopped) and outcome.wrong and outcome.nodes:
+            counts.add(names.WRONG_VICTIMS, outcome.nodes[0].partition("/")[0], by=outcome.wrong)
     _count_boots(counts, before, after)
     if after.rollouts != before.rollouts:
         known = known_releases(after.rollouts)

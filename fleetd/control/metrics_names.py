@@ -102,6 +102,7 @@ POOL_BOOT: Final = _histogram("pool_boot_seconds", "From the order to the worker
 POOL_BOOT_LEARNED: Final = _gauge("pool_expected_boot_seconds", "The 95th percentile of the last boots.", "pool")
 POOL_LAUNCHED: Final = _counter("pool_launched_nodes", "Nodes that were started.", "pool")
 POOL_STOPPED: Final = _counter("pool_stopped_nodes", "Nodes that were stopped.", "pool")
+WRONG_VICTIMS: Final = _counter("wrong_victims", "Nodes that a cluster ended instead of the drained ones.", "pool")
 POOL_FAILED: Final = _counter("pool_failed_boots", "Nodes that never came up.", "pool")
 POOL_FAILURES: Final = _gauge("pool_consecutive_failures", "Failed launches and boots since the last success.", "pool")
 POOL_BREAKER: Final = _gauge("pool_breaker_open", "1 while the pool is not asked for nodes after failures.", "pool")

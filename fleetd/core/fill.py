@@ -307,7 +307,7 @@ def _shrink(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
         surplus = have - ceil(keep - SLIVER)
         if group is None or have <= max(ceil(keep - SLIVER), keep * KEEP_SLACK):
             continue
-        for node in sorted(group.ready, key=lambda n: (n.busy, -pen.idle_s(n), n.id)):
+        for node in _by_turn(pen, pool, group.ready):
             if surplus < node.slots or pen.census.serving[pool.name] <= floor_of(pen, pool):
                 break
             if still := pen.still(pool.name):
@@ -318,6 +318,13 @@ def _shrink(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
             if not _send_away(pen, node, f"{demand.app} keeps {keep:.1f} slots, this one is over"):
                 return
             surplus -= node.slots
+
+
+def _by_turn(pen: Pen, pool: PoolPolicy, nodes: Sequence[Node]) -> list[Node]:
+    """Return nodes in the order in which they are to go: as they can, and else idle before busy."""
+    world = pen.observation.worlds.get(pool.name)
+    turn = {node: at for at, node in enumerate(world.goes_first)} if isinstance(world, World) else {}
+    return sorted(nodes, key=lambda n: (turn.get(n.id, len(turn)), n.busy, -pen.idle_s(n), n.id))
 
 
 def _end_idle(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:

@@ -245,11 +245,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that a provider sees of its pool. `fresh`: it was not shown to a tick before, so absence in it is news."""
+    """All that a provider sees of its pool. `fresh`: it was not shown to a tick before, so absence in it is news.
+
+    `goes_first`: the nodes in the only order in which they can go; empty where the provider can end any.
+    """
 
     sightings: tuple[Sighting, ...] = ()
     offer: Offer = Offer()
     fresh: bool = True
+    goes_first: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +322,13 @@ class LaunchFailed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The outcome of a stop: these nodes are gone or going. Gone already is success."""
+    """The outcome of a stop: these nodes are gone or going. Gone already is success.
+
+    `wrong`: so many others went instead, where the provider cannot choose; they drain.
+    """
 
     nodes: tuple[NodeId, ...]
+    wrong: int = 0
 
 
 @dataclass(frozen=True, slots=True)

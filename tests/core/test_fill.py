@@ -251,6 +251,18 @@ def test_a_minimum_of_nodes_stays():
     assert [name for name in drained(plan) if name.startswith(FAST)] == ["fast/2"]
 
 
+def test_where_nodes_can_only_go_in_an_order_the_first_of_it_is_fenced_busy_or_not():
+    """Four, two run; two are over. The last ones can only go first, and they run. Without an order the idle ones go."""
+    nodes = [node(f"fast/{at}", busy=int(at > 1), idle_s=500.0) for at in range(4)]
+    memory = remembered(*nodes)
+    plan, _ = decide(looked(memory), two_pools(), memory)
+    assert sorted(drained(plan)) == ["fast/0", "fast/1"]
+    names = tuple(one.id for one in nodes)
+    ordinal = World(tuple(Sighting(name, "up", "photos") for name in names), goes_first=names[::-1])
+    plan, _ = decide(looked(memory, worlds={FAST: ordinal}), two_pools(), memory)
+    assert drained(plan) == ["fast/3", "fast/2"]
+
+
 # ── whole rushes
 
 
