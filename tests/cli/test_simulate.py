@@ -17,6 +17,7 @@ from fleetd.core.memory import Memory, PoolMemory
 from fleetd.sim.result import COLUMNS, QueueResult, Result
 from fleetd.store.sqlite import Store
 
+pytestmark = pytest.mark.slow
 POLICY = """\
 version: 1
 fleet: shop
