@@ -86,7 +86,7 @@ FAULTS: Final = (
     Fault(
         "out of memory",
         _go,
-        r"above its limit of|SIGKILL",
+        r"its limit of [0-9]+ MB|SIGKILL",
         what="allocate",
         options=("--slot-memory", SLOT_MEMORY),
     ),
