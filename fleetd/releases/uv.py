@@ -26,6 +26,7 @@ _PLAIN: Final = {
     "UV_NO_PROGRESS": "1",
     "UV_PYTHON_DOWNLOADS": "never",
     "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",  # a build backend that lies beside the sources would pack its own bytecode
 }
 _DIE_WITH_PARENT: Final = 1
 _FRAME: Final = " \t\u00d7╰─▶│├"  # what uv draws around its reasons

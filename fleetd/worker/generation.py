@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from fleetd.worker.app import AppError, check, find_app, health_check, load
+from fleetd.worker.app import MANIFEST, AppError, check, find_app, health_check, load
 from fleetd.worker.control import Control, Message
 from fleetd.worker.jobs import Job
 from fleetd.worker.process import apply, hold_signals, leave, serve
@@ -46,6 +46,8 @@ def main() -> int:
     assert settings.app is not None, "a generation is started for an app"
     hold_signals()
     apply(settings)
+    # Bytecode is told from stale by the second and the size of its source: too coarse for code that changes in place.
+    sys.dont_write_bytecode = not (settings.app / MANIFEST).is_file()
     with _behind_running_jobs():
         try:
             app = find_app(settings.app)

@@ -143,7 +143,12 @@ class OwnedPods:
             if reason:
                 return [f"never came up: {reason}"]
             raise ProviderError(f"{self._place}: {node} is gone, or has not begun; nothing is kept of it")
-        return await self.api.lines(f"{self._path('pods', seen.name)}/log", last, self._options.container)
+        try:
+            return await self.api.lines(f"{self._path('pods', seen.name)}/log", last, self._options.container)
+        except AnswerError as error:
+            if error.status != 404:
+                raise
+            raise ProviderError(f"{self._place}: {node} is gone; nothing is kept of it") from None
 
     # ── making
 
