@@ -68,7 +68,7 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     controller = _shadow(policy, store, log) if options.shadow else _live(policy, store, url, join, log)
-    code = Code(policy, store.folder)
+    code = Code(lambda: controller.policy, store.folder)
     server = make_server(make_app(controller, join, token, code))
     announce(store.folder, url, token, shadow=options.shadow)
     whose = "shadow of fleet" if options.shadow else "fleet"

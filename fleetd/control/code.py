@@ -6,6 +6,7 @@ content is what runs already changes nothing; one that cannot be made is said, a
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -26,16 +27,26 @@ ANEW_S: Final = 2.0  # how soon a folder that vanished is looked at again
 class Code:
     """What a controller can give to workers: what was pushed, and snapshots of the folders that its policy watches."""
 
-    def __init__(self, policy: Policy, folder: Path) -> None:
-        """`folder` is the fleet's own. Raises FleetdError where the store cannot be opened."""
-        where = policy.releases.store
-        if "://" not in where:
-            where = str(folder / where)
-        self._pushed = open_shelf(where, policy.releases.keys)
+    def __init__(self, policy: Callable[[], Policy], folder: Path) -> None:
+        """`policy` gives the one of the moment; `folder` is the fleet's own. Raises FleetdError for a bad store."""
+        self._policy, self._folder = policy, folder
+        self._opened = (policy().releases, self._open())
         self._snapshots = open_shelf(str(folder / SNAPSHOTS), ())
         self._digests: dict[str, str] = {}  # of the watched apps
 
     # ── the shelf
+
+    @property
+    def _pushed(self) -> Shelf:
+        """The shelf that the policy of the moment names, with its keys: a reload may have changed either."""
+        if self._opened[0] != self._policy().releases:
+            self._opened = (self._policy().releases, self._open())
+        return self._opened[1]
+
+    def _open(self) -> Shelf:
+        releases = self._policy().releases
+        where = releases.store if "://" in releases.store else str(self._folder / releases.store)
+        return open_shelf(where, releases.keys)
 
     def put(self, path: Path) -> Entry:
         """Verify a bundle and keep it."""

@@ -78,7 +78,7 @@ async def live(folder: Path, nodes: int = 6) -> AsyncIterator[Live]:
         "rush", "rush/1", [DeadLetter(f"l{at}", "resize_a", "u", "H:1", 3, "boom", "", "") for at in range(9)]
     )
     controller = Controller(wanted, store, make, lambda *_: None)
-    code = Code(wanted, folder)
+    code = Code(lambda: wanted, folder)
     sample.bundle(folder / "b")
     code.put(folder / "b")
     app = make_app(controller, SECRET, TOKEN, code)

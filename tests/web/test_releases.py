@@ -36,7 +36,7 @@ async def serving(folder: Path, *keys: str) -> AsyncIterator[Site]:
     """A controller with the shelf `folder`/shelf that asks for signatures by these keys."""
     wanted = replace(policy(pool(), pool("burst")), releases=ReleasesPolicy(str(folder / "shelf"), keys))
     fleet = Fleet(folder / "state", wanted, FakeSource())
-    async with behind(fleet, Code(wanted, folder / "state")) as site:
+    async with behind(fleet, Code(lambda: fleet.controller.policy, folder / "state")) as site:
         yield site
 
 
