@@ -26,8 +26,10 @@ def start(tmp_path: Path, app: Path) -> Iterator[StartWorker]:
     """Start a worker with the usual app; its slots are started when this returns."""
     workers: list[Worker] = []
 
-    def go(*args: str, slots: int = 1, wait: bool = True, env: dict[str, str] | None = None) -> Worker:
-        worker = Worker(tmp_path, "--slots", str(slots), *args, env=env)
+    def go(
+        *args: str, slots: int = 1, wait: bool = True, env: dict[str, str] | None = None, app: bool = True
+    ) -> Worker:
+        worker = Worker(tmp_path, "--slots", str(slots), *args, env=env, app=app)
         workers.append(worker)
         if wait:
             worker.wait_log("slot started", slots)

@@ -113,12 +113,14 @@ def until(what: Callable[[], Found | None], limit_s: float = 15.0, hint: Callabl
 class Worker:
     """`python -m fleetd.worker` and everything that it has started; `close` leaves nothing of it behind."""
 
-    def __init__(self, folder: Path, *args: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *args: str, env: dict[str, str] | None = None, app: bool = True) -> None:
+        """Without `app` it runs what its controller names."""
         self.folder = folder
         self.spool = folder / "spool"
         self.mark = secrets.token_hex(8)
         self.log_path = folder / f"log-{self.mark}"
-        command = [sys.executable, "-m", "fleetd.worker", "--app", str(folder / "app"), "--spool", str(self.spool)]
+        command = [sys.executable, "-m", "fleetd.worker", "--spool", str(self.spool)]
+        command += ["--app", str(folder / "app")] if app else ["--app-name", "app", "--cache", str(folder / "cache")]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *args], stderr=log, env={**os.environ, **(env or {}), MARK: self.mark}
