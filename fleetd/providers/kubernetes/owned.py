@@ -9,16 +9,17 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar, Final, Literal
 
-from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Seconds, Stopped, World
+from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Seconds, Stopped
 from fleetd.core.ports import Nudge, WorkerLaunch
 from fleetd.errors import ExhaustedError, ProviderError, RefusedError
 from fleetd.providers.kubernetes import names
-from fleetd.providers.kubernetes.api import PATIENT_S, Api, Json
+from fleetd.providers.kubernetes.api import PATIENT_S, Json
 from fleetd.providers.kubernetes.faults import AnswerError, FullError
 from fleetd.providers.kubernetes.informer import Informer
-from fleetd.providers.kubernetes.manifest import Maker, Template, read_template, worker_of
+from fleetd.providers.kubernetes.manifest import Template, read_template, worker_of
 from fleetd.providers.kubernetes.notes import Notes
 from fleetd.providers.kubernetes.options import KubernetesOptions
+from fleetd.providers.kubernetes.pool import PodPool
 from fleetd.providers.kubernetes.seen import Seen, Trouble, see, see_job
 from fleetd.providers.kubernetes.view import View
 
@@ -29,19 +30,13 @@ REASONS_KEPT: Final = 200
 _ERRORS: Final = {"exhausted": ExhaustedError, "refused": RefusedError, "error": ProviderError}
 
 
-class OwnedPods:
+class OwnedPods(PodPool):
     """A Provider, as `core.ports` describes it."""
 
-    Options: ClassVar[type[KubernetesOptions]] = KubernetesOptions
     victims: ClassVar[Literal["exact", "ordinal", "advisory"]] = "exact"
 
     def __init__(self, pool: PoolPolicy, options: KubernetesOptions, launch: WorkerLaunch) -> None:
-        """Nothing is asked before `open`."""
-        self._pool, self._options, self._launch = pool, options, launch
-        self.api = Api(pool.name, options)
-        self._place = f"pool {pool.name}"
-        self._view: View | None = None
-        self._notes: Notes | None = None
+        super().__init__(pool, options, launch)
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._reasons: dict[NodeId, str] = {}  # why nodes that are gone never came up
@@ -68,18 +63,7 @@ class OwnedPods:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        if self._notes is not None:
-            await self._notes.close()
-        view, self._view = self._view, None
-        if view is not None:
-            await view.close()
-        await self.api.close()
-
-    async def list(self) -> World:
-        """Return what the watch has seen."""
-        view = self._seen
-        await view.synced()
-        return view.world()
+        await super().close()
 
     def hear(self, sentence: str, busy: Sequence[NodeId]) -> None:
         """Take in why the pool is as it is, and which of its nodes run jobs: for the notes on its objects."""
@@ -142,13 +126,8 @@ class OwnedPods:
             reason = trouble.reason if trouble else self._reasons.get(node) or (seen.unplaced if seen else "")
             if reason:
                 return [f"never came up: {reason}"]
-            raise ProviderError(f"{self._place}: {node} is gone, or has not begun; nothing is kept of it")
-        try:
-            return await self.api.lines(f"{self._path('pods', seen.name)}/log", last, self._options.container)
-        except AnswerError as error:
-            if error.status != 404:
-                raise
-            raise ProviderError(f"{self._place}: {node} is gone; nothing is kept of it") from None
+            raise self._nothing_of(node)
+        return await self._lines(node, seen, last)
 
     # ── making
 
@@ -286,23 +265,9 @@ class OwnedPods:
 
     # ── small things
 
-    @property
-    def _seen(self) -> View:
-        if self._view is None:
-            raise ProviderError(f"{self._place}: is not open")
-        return self._view
-
-    @property
-    def _maker(self) -> Maker:
-        return Maker(self._pool, self._options, self._launch, self.api.namespace)
-
     async def _template(self) -> Template:
         source = self._options.source
         found = await self.api.call("GET", source.path(self.api.namespace), limit_s=PATIENT_S, patient=True)
         template = read_template(self._place, source, found)
         worker_of(self._place, template, self._options)
         return template
-
-    def _path(self, plural: str, name: str = "") -> str:
-        root = "/apis/batch/v1" if plural == "jobs" else "/api/v1"
-        return f"{root}/namespaces/{self.api.namespace}/{plural}{'/' + name if name else ''}"

@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal
 
-from fleetd.core.model import Launched, NodeId, Order, PoolPolicy, Seconds, Stopped, World
+from fleetd.core.model import Launched, NodeId, Order, PoolPolicy, Seconds, Stopped
 from fleetd.core.ports import Nudge, WorkerLaunch
 from fleetd.errors import ExhaustedError, ProviderError, RefusedError
 from fleetd.providers.kubernetes import names
-from fleetd.providers.kubernetes.api import PATIENT_S, Api
+from fleetd.providers.kubernetes.api import PATIENT_S
 from fleetd.providers.kubernetes.faults import AnswerError
 from fleetd.providers.kubernetes.informer import Informer
-from fleetd.providers.kubernetes.manifest import Maker
 from fleetd.providers.kubernetes.notes import Notes
 from fleetd.providers.kubernetes.options import KubernetesOptions
+from fleetd.providers.kubernetes.pool import PodPool
 from fleetd.providers.kubernetes.replicas import Replicas
 from fleetd.providers.kubernetes.rivals import refuse_rivals
 from fleetd.providers.kubernetes.seen import Seen, Trouble, ordinal, see
@@ -35,20 +35,14 @@ RIVALS_S: Final = 30.0  # how old the knowledge may be that nobody else scales t
 CHEAP: Final = "-2000000000"
 
 
-class ScaledPods:
+class ScaledPods(PodPool):
     """A Provider, as `core.ports` describes it."""
 
-    Options: ClassVar[type[KubernetesOptions]] = KubernetesOptions
     victims: ClassVar[Literal["exact", "ordinal", "advisory"]] = "advisory"
 
     def __init__(self, pool: PoolPolicy, options: KubernetesOptions, launch: WorkerLaunch) -> None:
-        """Nothing is asked before `open`."""
-        self._pool, self._options, self._launch = pool, options, launch
-        self.api = Api(pool.name, options)
+        super().__init__(pool, options, launch)
         self.wrong_victims = 0
-        self._place = f"pool {pool.name}"
-        self._view: View | None = None
-        self._notes: Notes | None = None
         self._turn = asyncio.Lock()  # the number has one writer
         self._alone_at: Seconds | None = None
         self._number: Replicas | None = None
@@ -77,20 +71,6 @@ class ScaledPods:
         self._view.start()
         about = {key: target[key] for key in ("apiVersion", "kind")} | {"name": self._options.source.name}
         self._notes = Notes(self.api, maker, self._view, {**about, "uid": target["metadata"]["uid"]})
-
-    async def close(self) -> None:
-        """Watch no more; the pods live on."""
-        if self._notes is not None:
-            await self._notes.close()
-        view, self._view = self._view, None
-        if view is not None:
-            await view.close()
-        await self.api.close()
-
-    async def list(self) -> World:
-        """Return what the watch has seen."""
-        await self._seen.synced()
-        return self._seen.world()
 
     def hear(self, sentence: str, busy: Sequence[NodeId]) -> None:
         """Take in why the pool is as it is, and which of its nodes run jobs: for the notes on its objects."""
@@ -235,8 +215,8 @@ class ScaledPods:
         """Return the last lines of a pod's worker."""
         seen = self._view.pods().get(node) if self._view else None
         if seen is None or seen.phase == "coming":
-            raise ProviderError(f"{self._place}: {node} is gone, or has not begun; nothing is kept of it")
-        return await self.api.lines(f"{self._path('pods', seen.name)}/log", last, self._options.container)
+            raise self._nothing_of(node)
+        return await self._lines(node, seen, last)
 
     # ── small things
 
@@ -250,23 +230,10 @@ class ScaledPods:
         return self._options.source.kind.plural == "statefulsets"
 
     @property
-    def _seen(self) -> View:
-        if self._view is None:
-            raise ProviderError(f"{self._place}: is not open")
-        return self._view
-
-    @property
     def _replicas(self) -> Replicas:
         if self._number is None:
             raise ProviderError(f"{self._place}: is not open")
         return self._number
-
-    @property
-    def _maker(self) -> Maker:
-        return Maker(self._pool, self._options, self._launch, self.api.namespace)
-
-    def _path(self, plural: str, name: str = "") -> str:
-        return f"/api/v1/namespaces/{self.api.namespace}/{plural}{'/' + name if name else ''}"
 
 
 class OrdinalPods(ScaledPods):
