@@ -113,7 +113,7 @@ class Code:
             try:
                 async for _ in awatch(*paths, debounce=DEBOUNCE_MS, step=DEBOUNCE_MS // 3, stop_event=stop):
                     await self.look(controller, say)
-            except (FileNotFoundError, OSError) as error:
+            except OSError as error:
                 say("error", f"watched folders: {error}")
                 await asyncio.sleep(ANEW_S)
             finally:

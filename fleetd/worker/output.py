@@ -70,11 +70,10 @@ class Printed(io.TextIOBase):
         """It is."""
         return True
 
-    def end(self) -> None:
-        """Log what never got its end."""
-        for job, rest in self._begun.items():
+    def end(self, job: Job | None) -> None:
+        """Log what a job that is over began and never ended."""
+        if rest := self._begun.pop(job, ""):
             event(logging.INFO, rest[:MOST], stream=self._stream, **told(job))
-        self._begun.clear()
 
 
 class _Bytes(io.RawIOBase):
@@ -105,11 +104,11 @@ def redirect(pipe: int) -> TextIO:
     return log
 
 
-def finish() -> None:
-    """Log what was printed and not ended."""
+def finish(job: Job | None) -> None:
+    """Log what a job that is over printed without the end of a line; None: what no job printed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Printed):
-            stream.end()
+            stream.end(job)
 
 
 class Overheard:

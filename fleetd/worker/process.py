@@ -94,7 +94,7 @@ def serve(control: Control, first: Message, jobs: Sequence[Job]) -> int:
         return 0
     asyncio.run(_serve(seats, settings, jobs, parent, credentials))
     atexit._run_exitfuncs()  # noqa: SLF001 - a fork ends by os._exit, which runs none of them
-    finish()
+    finish(None)
     return 0
 
 

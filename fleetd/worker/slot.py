@@ -26,7 +26,7 @@ from fleetd.worker.cell import Cell, Want
 from fleetd.worker.control import Control
 from fleetd.worker.jobs import Context, Job
 from fleetd.worker.logs import event
-from fleetd.worker.output import RUNNING
+from fleetd.worker.output import RUNNING, finish
 from fleetd.worker.run import Alarm, Failure, run_async, run_plain, run_threaded
 from fleetd.worker.settings import Settings
 from fleetd.worker.spans import make_spans
@@ -331,6 +331,7 @@ class Slot:
     def _ended(self, taken: Taken, duty: Duty, context: Context | None, start: float, outcome: bytes | Failure) -> None:
         """Answer the job, with the next GRAB in the same send where it goes to the same dispatcher."""
         self._cell.answering()
+        finish((duty.job.name, taken.handle, taken.unique))
         if self._spans is not None:
             self._spans.end(self._span, outcome)
         if context is not None:

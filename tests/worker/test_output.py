@@ -24,6 +24,10 @@ def say(payload):
     return b"ok"
 
 @job
+def mutter(payload):
+    print("no end", end="")
+
+@job
 def shell(payload):
     subprocess.run(["echo", "from a program"], check=True)
     os.write(2, b"from below\\n")
@@ -80,6 +84,17 @@ def test_a_print_is_an_event_with_its_job(start: StartWorker, client: Client, ge
         assert re.fullmatch("H:.*", line["job"])
         assert (line["slot"], len(line["digest"])) == (0, 12)
     assert all(line.startswith("{") for line in worker.log.splitlines())
+
+
+@pytest.mark.usefixtures("speaking")
+def test_a_line_without_an_end_is_told_once_its_job_is_over(
+    start: StartWorker, client: Client, gearmand: servers.Server
+) -> None:
+    worker = start("--server", gearmand.address, "--log-format", "json")
+    for name in (b"u-4", b"u-5"):
+        client.submit("mutter", b"", name)
+        client.end()
+    until(lambda: [line["unique"] for line in lines(worker) if line["event"] == "no end"] == ["u-4", "u-5"])
 
 
 @pytest.mark.usefixtures("speaking")
