@@ -37,6 +37,7 @@ fast: setup
 test: setup ## everything, with the real components; installs what it needs
 	@scripts/need gearmand gearman redis-server prometheus openssl systemd-analyze etcd
 	@scripts/kube-assets >/dev/null
+	@$(PY) -m pip install -q --require-hashes -r requirements-bench.lock  # Celery, RQ and others, to be held against
 	@$(MAKE) --no-print-directory lint types contracts
 	@$(PY) -m pytest -n 2 tests
 

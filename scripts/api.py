@@ -85,7 +85,7 @@ def _document() -> dict[str, Any]:
         policy, store = Policy("docs", {}, {}, {}, {}), Store(Path(room))
         controller = Controller(policy, store, lambda _: Adapters({}, {}), lambda *_: None)
         try:
-            return document(make_app(controller, "", "", Code(policy, Path(room))).state.calls)
+            return document(make_app(controller, "", "", Code(lambda: policy, Path(room))).state.calls)
         finally:
             store.close()
 

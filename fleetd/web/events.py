@@ -30,7 +30,7 @@ AGAIN_S: Final = 5.0
 MEDIA: Final = "text/event-stream"
 _WHOLE: Final = re.compile("[0-9]{1,18}")
 # What only grows or fades by itself is no change of state.
-_FADING: Final = frozenset({"rate", "version", "events"})
+_FADING: Final = frozenset({"rate", "version", "events", "uptime_s"})
 
 
 class Events:

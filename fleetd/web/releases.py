@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from pydantic import Field
 from starlette.requests import Request
@@ -105,12 +105,13 @@ class Releases:
         return StreamingResponse(self._parts(digest), headers=headers)
 
     async def _parts(self, digest: str) -> AsyncIterator[bytes]:
-        file = await asyncio.to_thread(self._shelf.open, digest)
+        opening = asyncio.create_task(asyncio.to_thread(self._shelf.open, digest))
         try:
+            file = await asyncio.shield(opening)
             while data := await asyncio.to_thread(file.read, CHUNK):
                 yield data
         finally:
-            file.close()
+            opening.add_done_callback(_close)  # whoever leaves while it is being opened leaves no open file
 
     async def _receive(self, request: Request, path: Path) -> None:
         """Write the body to a file as it comes; raises TooLargeError, or SlowError where it stops coming."""
@@ -132,6 +133,11 @@ class Releases:
                 if size > self.most:
                     raise refusal
                 await asyncio.to_thread(file.write, part)
+
+
+def _close(opening: asyncio.Task[BinaryIO]) -> None:
+    if not opening.cancelled() and not opening.exception():
+        opening.result().close()
 
 
 def in_use(picture: dict[str, Any]) -> set[str]:

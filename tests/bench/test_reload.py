@@ -132,8 +132,6 @@ def test_a_bad_release_ends_at_the_canary():
 @pytest.mark.parametrize("name", ["fleetd, HUP", "RQ, restart"])
 def test_peers_run_in_the_same_harness(name):
     """Ours loses and doubles nothing; a peer's figures are what they are, but its reloads must have happened."""
-    if name.startswith("RQ"):
-        pytest.importorskip("rq")  # the peers come with the benchmarks' own packages
     (subject,) = (one for one in subjects.SUBJECTS if one.name == name)
     found = peers.measure(subject, peers.Terms(slots=2, seconds=12.0, every_s=6.0), lambda _: None)
     assert found.reloaded == found.reloads == 2

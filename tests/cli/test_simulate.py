@@ -90,7 +90,6 @@ def test_json_is_a_list_with_ours_first(policy, trace, capsys):
 
 
 def test_the_bound_puts_all_on_one_scale(policy, trace, capsys):
-    pytest.importorskip("scipy")
     assert command("simulate", "-p", policy, "--trace", trace, "--against", "optimal,keda", "--json") == 0
     ours, optimal, keda = told(capsys)
     assert (optimal["policy"], optimal["cost_over_bound"]) == ("optimal", 1.0)

@@ -1,7 +1,7 @@
 """The Redis source: the suite of its port for each kind over a real server, and what each kind keeps and cannot tell.
 
 The keys here are written as Celery 5.7 (kombu) and RQ 3.0 write them: compared by hand with what those put on this
-server. Where they are installed, they put jobs themselves, in the last tests.
+server. In the last tests they put jobs themselves; `make test` installs them.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any, cast
 
 import pytest
@@ -626,7 +627,7 @@ async def test_rq_tells_the_oldest_wait(server, client):
 
 @pytest.mark.real
 async def test_the_real_celery_is_read(server):
-    celery = pytest.importorskip("celery")
+    celery, kombu = import_module("celery"), import_module("kombu")
     app = celery.Celery("shop", broker=f"redis://127.0.0.1:{server.port}/0")
     app.conf.broker_transport_options = {"queue_order_strategy": "priority"}
     source = source_of(server.port, {"mail": "mail", "every": "*a*"}, kind="celery")
@@ -640,7 +641,6 @@ async def test_the_real_celery_is_read(server):
     await asyncio.to_thread(put)
     assert [(r.waiting, r.running) for r in await source.read()] == [(4, 0), (5, 0)]
 
-    kombu = pytest.importorskip("kombu")
     with kombu.Connection(f"redis://127.0.0.1:{server.port}/0") as connection:
         queue = kombu.Queue("mail", kombu.Exchange("mail"), routing_key="mail")
         held: list[Any] = []
@@ -658,8 +658,7 @@ async def test_the_real_celery_is_read(server):
 
 @pytest.mark.real
 async def test_the_real_rq_is_read(server):
-    rq = pytest.importorskip("rq")
-    redis = pytest.importorskip("redis")
+    redis, rq = import_module("redis"), import_module("rq")
     source = source_of(server.port, {"mail": "mail", "every": "*"}, kind="rq")
 
     def put() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import pytest
@@ -217,6 +219,26 @@ async def test_many_fetch_at_once_and_one_leaves(tmp_path: Path, site: Site) -> 
         pass
     answers = await asyncio.gather(*(site.operator("GET", f"/v1/releases/{digest}") for _ in range(10)))
     assert {answer.content for answer in answers} == {(tmp_path / "b").read_bytes()}
+
+
+async def test_whoever_leaves_while_it_is_opened_leaves_no_open_file(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = sample.bundle(tmp_path / "b")
+    await push(site, (tmp_path / "b").read_bytes())
+    opened: list[BinaryIO] = []
+
+    def slow(shelf: Code, digest: str) -> BinaryIO:
+        time.sleep(0.3)
+        opened.append(real(shelf, digest))
+        return opened[-1]
+
+    real = Code.open
+    monkeypatch.setattr(Code, "open", slow)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with site.http.stream("GET", f"/v1/releases/{digest}", headers=headers):
+        pass  # the head comes before the file is open
+    await until(lambda: bool(opened) and opened[0].closed)
 
 
 async def test_gc_keeps_the_newest_and_what_is_in_use(
