@@ -149,7 +149,7 @@ def explain(
 
 @app.command()
 def wake(
-    pool: Annotated[str, typer.Argument(help="the pool")],
+    pool: Annotated[str, typer.Argument(help="the pool, or one machine of it: rack3/node07")],
     count: Annotated[int, typer.Option("--count", min=1, help="nodes to hold up at least")] = 1,
     for_: Annotated[str, typer.Option("--for", help="for how long")] = DEFAULT_WAKE,
     direct: Annotated[bool, typer.Option("--direct", help="without a controller, once; needs --policy")] = False,

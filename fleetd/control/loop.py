@@ -251,7 +251,7 @@ class Controller:
                 self._say("event", event)
             for intent in plan.intents:
                 self._carry_out(intent)
-            self._outlook.tell(plan, memory, self.policy)
+            self._outlook.tell(plan, memory, self.policy, self.observation.leases)
             self.leases.forget(memory.nodes)
             row = self._recorder.note(self.observation, self.policy, memory)
             if row:
@@ -359,6 +359,8 @@ class Controller:
     async def _stop(self, stop: Stop) -> Outcome:
         try:
             provider = self._outlook.adapters.providers[stop.pool]
+            for node in stop.nodes if getattr(provider, "stops_by_order", False) else ():
+                self.leases.order(node, "stop")
             with self.counts.call("pool", stop.pool, "stop"):
                 async with asyncio.timeout(stop.grace_s + LAUNCH_TIMEOUT_S):
                     stopped = await provider.stop(stop.nodes, stop.grace_s)

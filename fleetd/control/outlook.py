@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 
 from fleetd.control.metrics_count import Counts
 from fleetd.control.watch import Watch, one_line
-from fleetd.core.memory import Memory
-from fleetd.core.model import Blind, Plan, Policy, Reading, Seconds, World
-from fleetd.core.ports import Listener, Nudge, Provider, Source
+from fleetd.core.memory import Memory, Node
+from fleetd.core.model import Blind, LeaseView, NodeId, Plan, Policy, Reading, Seconds, World
+from fleetd.core.ports import Known, Listener, Nudge, Provider, Source
 
 CLOSE_TIMEOUT_S: Final = 2.0
 T = TypeVar("T")
@@ -93,12 +93,12 @@ class Outlook:
             result[name] = replace(latest, fresh=fresh) if isinstance(latest, World) else latest
         return result
 
-    def tell(self, plan: Plan, memory: Memory, policy: Policy) -> None:
-        """Let the providers that listen know why their pool is as it is, and which of its nodes run jobs."""
+    def tell(self, plan: Plan, memory: Memory, policy: Policy, leases: Mapping[NodeId, LeaseView]) -> None:
+        """Let the providers that listen know why their pool is as it is, and what is known of its nodes."""
         for name, provider in self.adapters.providers.items():
             if isinstance(provider, Listener) and policy.pools[name].act:
-                busy = [node.id for node in memory.nodes.values() if node.pool == name and node.busy]
-                provider.hear(plan.sentences.get(f"pool {name}", ""), busy)
+                nodes = {node.id: _known(node, leases) for node in memory.nodes.values() if node.pool == name}
+                provider.hear(plan.sentences.get(f"pool {name}", ""), nodes)
 
     def look_again(self, pool: str) -> None:
         """Ask the pool's provider now: its nodes have just changed."""
@@ -120,6 +120,11 @@ class Outlook:
             task.cancel()
         failed = [error for task in done if not task.cancelled() and (error := task.exception())]
         return [one_line(error) for error in failed] + ["an adapter did not close in time"] * len(late)
+
+
+def _known(node: Node, leases: Mapping[NodeId, LeaseView]) -> Known:
+    lease = leases.get(node.id)
+    return Known(node.phase, node.busy, lease.age_s, lease.state) if lease else Known(node.phase, node.busy)
 
 
 async def _close(adapter: Source | Provider) -> None:

@@ -59,10 +59,10 @@ def _ask_again(draft: Draft, app: str, pools: Sequence[str]) -> None:
 
 def _pool(draft: Draft, name: str, memory: PoolMemory, command: Command) -> None:
     match command:
-        case WakeCommand(_, count, for_s):
-            wakes = (*memory.wakes, Wake(count, draft.now + for_s))
+        case WakeCommand(_, count, for_s, machine):
+            wakes = (*memory.wakes, Wake(0 if machine else count, draft.now + for_s, machine))
             after = replace(memory, wakes=wakes, drained_until=0.0, failures=0, open_until=0.0, why_open="")
-            said = f"wants {count} nodes up for {for_s:.0f} s"
+            said = f"wants {machine or f'{count} nodes'} up for {for_s:.0f} s"
         case HoldCommand(_, for_s):
             after = replace(memory, held_until=draft.now + for_s)
             said = f"holds it for {for_s:.0f} s" if for_s else "lets it move again"

@@ -12,27 +12,26 @@ from math import ceil, inf
 from typing import Final
 
 from fleetd.core import budget, lifecycle
-from fleetd.core.capacity import Pen, capacity, count, floor_of, held, owe
+from fleetd.core.capacity import Pen, capacity, count, floor_of
 from fleetd.core.demand import HOLD_FLOOR_S, Demand, Peaks, because, boot_of, demands
+from fleetd.core.growth import BUDGET_AHEAD_S, affordable, launch, undrain
 from fleetd.core.learn import boot_estimate
 from fleetd.core.lifecycle import Event
-from fleetd.core.memory import Node, Pending, Wanted
+from fleetd.core.memory import Node, Wanted
 from fleetd.core.model import (
     Drain,
-    Launch,
-    Order,
     Phase,
     PoolPolicy,
     Stop,
     Undrain,
     World,
 )
+from fleetd.core.wakes import honour_names, wanted_by_name
 
 SLACK: Final = 1.03  # boot when need exceeds capacity by this, so that rounding does not boot
 KEEP_SLACK: Final = 1.04  # drain when capacity exceeds what is kept by this
 STOP_GRACE_S: Final = 30.0
 STOP_AGAIN_S: Final = 60.0
-BUDGET_AHEAD_S: Final = 60.0  # what serves now must fit the budget for so long, or the dearest drains
 SLIVER: Final = 0.05  # a fraction of a slot that is not worth one more
 
 
@@ -45,6 +44,7 @@ def fill(pen: Pen) -> tuple[dict[str, Demand], dict[str, Peaks], dict[str, Wante
     asked, peaks, wanted = demands(pen)
     _mind_budget(pen)
     if not pen.draft.memory.ending:
+        honour_names(pen)
         for demand in sorted(asked.values(), key=lambda d: (*d.urgency, d.app)):
             _scale(pen, demand)
         for pool in pen.policy.pools.values():
@@ -214,87 +214,13 @@ def _grow(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
         short = max(0, ceil(need - SLIVER) - have)
         if short <= 0 or need <= have * SLACK + SLIVER:
             continue
-        missing = short - _undrain(pen, demand, pool, short)
-        nodes = _affordable(pen, demand.app, pool, ceil(missing / pool.slots)) if missing > 0 else 0
+        missing = short - undrain(pen, demand, pool, short)
+        nodes = affordable(pen, demand.app, pool, ceil(missing / pool.slots)) if missing > 0 else 0
         if nodes:
-            _launch(pen, pool, demand.app, nodes, because(pen, demand))
+            launch(pen, pool, demand.app, nodes, because(pen, demand))
         short = max(0, missing - nodes * pool.slots)
     if short > 0:
         pen.limits[demand.app].append(f"{short} slots short")
-
-
-def _undrain(pen: Pen, demand: Demand, pool: PoolPolicy, missing: int) -> int:
-    """Lift fences of unpinned nodes, the busiest first (the least idle have the warmest caches); return the slots."""
-    group = pen.census.groups.get((pool.name, demand.app))
-    if group is None or not group.draining:
-        return 0
-    gained, reason = 0, f"needed again: {because(pen, demand)}"
-    for node in sorted(group.draining, key=lambda n: (pen.idle_s(n), n.id)):
-        ready = replace(node, phase=Phase.READY)
-        extra = budget.cost_of(pen.draft, pen.observation, pen.policy, ready) - budget.cost_of(
-            pen.draft, pen.observation, pen.policy, node
-        )
-        extra += pen.price(pool.name) * BUDGET_AHEAD_S / budget.HOUR_S
-        drained = pen.draft.pools[pool.name].drained_until > pen.draft.now or pen.still(pool.name)
-        if gained >= missing or drained or not pen.room.fits(extra):
-            break
-        pen.draft.move(node, Event.UNFENCE, reason)
-        group.draining.remove(node)
-        group.slots, group.up, group.nodes = group.slots + node.slots, group.up + node.slots, group.nodes + 1
-        pen.census.serving[pool.name] += 1
-        pen.intents.append(Undrain(node.pool, node.id, reason))
-        pen.room = pen.room.take(extra)
-        pen.done[demand.app].append(f"un-draining {node.id}")
-        gained += node.slots
-    return gained
-
-
-def _affordable(pen: Pen, who: str, pool: PoolPolicy, wanted: int) -> int:
-    """Return how many of the wanted nodes the pool may launch; note in words what limits it."""
-    memory, world = pen.draft.pools[pool.name], pen.observation.worlds.get(pool.name)
-    headroom = world.offer.headroom if isinstance(world, World) else None
-    cost = budget.cost_of_new(pen.draft, pen.observation, pen.policy, pool)
-    lefts = [left for left in (pen.room.hour, pen.room.month) if left is not None]
-    affordable = min((left / cost for left in lefts), default=inf) if cost > 0 else inf
-    probing = memory.failures > 0 and memory.why_open != "" and memory.open_until > 0.0
-    phases = pen.census.phases[pool.name]
-    busy_probing = probing and any(phases[phase] for phase in lifecycle.COMING)
-    still = pen.still(pool.name)
-    open_s = memory.open_until - pen.draft.now
-    bounds = {
-        "{still}": 0 if still else inf,
-        "max of {pool.name} ({pool.max_nodes})": pool.max_nodes - held(pen, pool.name),
-        "{pool.name} has no more to give": inf if headroom is None else headroom,
-        "breaker of {pool.name} open for {open_s:.0f} s: {memory.why_open}": 0 if open_s > 0.0 else inf,
-        "{pool.name} is tried with one node after failures": 0 if busy_probing else 1 if probing else inf,
-        "{pool.name} is drained by an operator": 0 if memory.drained_until > pen.draft.now else inf,
-        "{pool.name} cannot be seen": inf if isinstance(world, World) else 0,
-        "the budget": affordable,
-        "launches per minute": pen.launches_left,
-    }
-    least = min(bounds.values())
-    allowed = int(max(0.0, min(float(wanted), least)))
-    if allowed < wanted:
-        words = next(words for words, bound in bounds.items() if bound == least)
-        why = words.format(still=still, pool=pool, memory=memory, open_s=open_s)
-        would = f"; would launch {wanted} in {pool.name}" if why == still and still else ""
-        pen.limits[who].append(f"limited: {why}{would}" if why == still else f"limited by {why}")
-    return allowed
-
-
-def _launch(pen: Pen, pool: PoolPolicy, app: str, nodes: int, reason: str) -> None:
-    draft = pen.draft
-    key = f"{draft.memory.epoch}-{draft.memory.next_order}"
-    order = Order(key, pool.name, app, nodes, held(pen, pool.name) + nodes, draft.memory.epoch)
-    draft.memory = replace(draft.memory, next_order=draft.memory.next_order + 1)
-    cost = budget.cost_of_new(draft, pen.observation, pen.policy, pool)
-    draft.orders[key] = Pending(order, draft.now)
-    owe(pen.census, pool, app, nodes, draft.now)
-    draft.events.append(f"order {key}: launch {nodes} in {pool.name} for {app}: {reason}")
-    pen.room = pen.room.take(nodes * cost)
-    pen.launches_left -= nodes
-    pen.intents.append(Launch(order, reason))
-    pen.done[app].append(f"launching {nodes} in {pool.name}")
 
 
 def _shrink(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
@@ -353,9 +279,10 @@ def _end_idle(pen: Pen, demand: Demand, pools: Sequence[PoolPolicy]) -> None:
 
 
 def _may_go(pen: Pen, pool: PoolPolicy, node: Node) -> bool:
-    """Whether a node is out of its paid minimum, and this tick has not sent it away already."""
+    """Whether a node is out of its paid minimum, not wanted by name, and not sent away already in this tick."""
     paid = pen.draft.now - node.launched_at < pool.billing_minimum_s
-    return not paid and pen.draft.nodes[node.id].phase is Phase.READY
+    wanted = wanted_by_name(pen.draft.pools[pool.name], node)
+    return not paid and not wanted and pen.draft.nodes[node.id].phase is Phase.READY
 
 
 def _send_away(pen: Pen, node: Node, reason: str) -> bool:
@@ -377,7 +304,7 @@ def _floor(pen: Pen, pool: PoolPolicy, wanted: dict[str, Demand]) -> None:
     app = max(pool.apps, key=lambda a: wanted[a].need(pool.name) - capacity(pen, a) if a in wanted else -inf)
     reason = f"{pool.name} is to hold {floor_of(pen, pool)} nodes"
     spare = Demand(app=app, why=reason)
-    missing -= _undrain(pen, spare, pool, missing * pool.slots) // pool.slots
-    nodes = _affordable(pen, pool.name, pool, missing) if missing > 0 else 0
+    missing -= undrain(pen, spare, pool, missing * pool.slots) // pool.slots
+    nodes = affordable(pen, pool.name, pool, missing) if missing > 0 else 0
     if nodes:
-        _launch(pen, pool, app, nodes, reason)
+        launch(pen, pool, app, nodes, reason)

@@ -50,10 +50,11 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """An operator's floor under a pool, until a moment."""
+    """An operator's floor under a pool, until a moment; or one machine of it that is to be up until then."""
 
     count: int
     until: Seconds
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

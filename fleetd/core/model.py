@@ -237,10 +237,11 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What more a provider could give now: `headroom` nodes (None: unknown) at `price_per_h`."""
+    """What more a provider could give now: `headroom` nodes (None: unknown) at `price_per_h`; `why` it is so few."""
 
     headroom: int | None = None
     price_per_h: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +249,14 @@ class World:
     """All that a provider sees of its pool. `fresh`: it was not shown to a tick before, so absence in it is news.
 
     `goes_first`: the nodes in the only order in which they can go; empty where the provider can end any.
+    `gone`: why nodes that are no longer listed went, where the provider knows.
     """
 
     sightings: tuple[Sighting, ...] = ()
     offer: Offer = Offer()
     fresh: bool = True
     goes_first: tuple[NodeId, ...] = ()
+    gone: Mapping[NodeId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +296,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A launch: `count` nodes of `pool` for `app`. `key` makes it idempotent; `total` is what the pool then holds."""
+    """A launch: `count` nodes of `pool` for `app`. `key` makes it idempotent; `total` is what the pool then holds.
+
+    `named`: the machines that an operator wants by name, no more than `count`; they come first.
+    """
 
     key: str
     pool: str
@@ -301,6 +307,7 @@ class Order:
     count: int
     total: int
     epoch: int
+    named: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,11 +351,12 @@ Outcome = Launched | LaunchFailed | Stopped | StopFailed
 
 @dataclass(frozen=True, slots=True)
 class WakeCommand:
-    """An operator wants `count` nodes of `pool` up for `for_s` seconds, whatever the queues say."""
+    """An operator wants `count` nodes of `pool` up for `for_s` seconds, whatever the queues say; or one `machine`."""
 
     pool: str
     count: int
     for_s: Seconds
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Reading, Seconds, Stopped, World
+from fleetd.core.model import (
+    AppPolicy,
+    Launched,
+    NodeId,
+    Order,
+    Phase,
+    PoolPolicy,
+    Reading,
+    Seconds,
+    Stopped,
+    World,
+)
 
 Nudge = Callable[[], None]
 
@@ -65,7 +76,8 @@ class Provider(Protocol):
     """Starts and stops nodes. Made as `cls(pool, options, launch)`.
 
     Every node's name begins with its pool's and a slash: that is what a worker's token is held against.
-    `victims` says whether `stop` hits exactly the named nodes, the highest ordinals, or any.
+    `victims` says whether `stop` hits exactly the named nodes, the highest ordinals, or any. Where a class says
+    `stops_by_order = True`, the workers are ordered to end by the answer to their lease before `stop` is called.
     """
 
     Options: ClassVar[type[Any]]
@@ -96,12 +108,25 @@ class Provider(Protocol):
         """Let go of everything but the nodes, which live on; safe twice."""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What fleetd knows of a node: its phase, how many jobs it runs, and what its worker said last, `age_s` ago.
+
+    `age_s` is None and `state` empty where it has said nothing to this controller yet.
+    """
+
+    phase: Phase
+    busy: int = 0
+    age_s: Seconds | None = None
+    state: str = ""
+
+
 @runtime_checkable
 class Listener(Protocol):
-    """A provider that writes down beside its nodes what fleetd knows of them."""
+    """A provider that needs to know, or to write down beside its nodes, what fleetd knows of them."""
 
-    def hear(self, sentence: str, busy: Sequence[NodeId]) -> None:
-        """Take in why the pool is as it is, and which of its nodes run jobs. Called at each tick; must not wait."""
+    def hear(self, sentence: str, nodes: Mapping[NodeId, Known]) -> None:
+        """Take in why the pool is as it is, and its nodes. Called at each tick; must not wait."""
 
 
 SourceFactory = Callable[[str, Any, Mapping[str, str]], Source]

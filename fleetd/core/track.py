@@ -185,7 +185,9 @@ def _take_absences(draft: Draft, listed: dict[str, set[NodeId]], observation: Ob
         return
     nodes = draft.nodes
     for node in [node for node in nodes.values() if node.pool in listed and node.id not in listed[node.pool]]:
-        _miss(draft, node, observation.leases.get(node.id))
+        world = observation.worlds[node.pool]
+        why = world.gone.get(node.id, "") if isinstance(world, World) else ""
+        _miss(draft, node, observation.leases.get(node.id), why)
     if draft.orders:
         known = Counter(node.key for node in nodes.values())
         for key, pending in list(draft.orders.items()):
@@ -209,7 +211,7 @@ def _adopt(draft: Draft, pool: PoolPolicy, name: NodeId, app: str | None, key: s
     )
 
 
-def _miss(draft: Draft, node: Node, lease: LeaseView | None) -> None:
+def _miss(draft: Draft, node: Node, lease: LeaseView | None, why: str) -> None:
     """Count an absence; the node is gone once it is confirmed and its worker has said nothing since."""
     since = node.missing_at if node.missing_at is not None else draft.now
     missing = node.missing + 1
@@ -217,10 +219,10 @@ def _miss(draft: Draft, node: Node, lease: LeaseView | None) -> None:
     if missing < ABSENCES or draft.now - since < ABSENT_S or spoke_since:
         draft.nodes[node.id] = replace(node, missing=missing, missing_at=since)
         return
-    draft.move(node, Event.VANISHED)
+    draft.move(node, Event.VANISHED, why)
     del draft.nodes[node.id]
     if node.phase in lifecycle.COMING:
-        _fail(draft, node.pool, f"{node.id} died while {node.phase}")
+        _fail(draft, node.pool, f"{node.id}: {why}" if why else f"{node.id} died while {node.phase}")
 
 
 def _take_leases(draft: Draft, observation: Observation) -> set[NodeId]:

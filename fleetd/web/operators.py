@@ -21,7 +21,9 @@ from fleetd.core.model import (
     QuarantineCommand,
     RollbackCommand,
     WakeCommand,
+    World,
 )
+from fleetd.core.wakes import lives_on
 from fleetd.errors import UsageError
 from fleetd.releases.stores import MissingError
 from fleetd.web.calls import Asked, Name
@@ -34,7 +36,7 @@ TAKEN_S: Final = 10.0
 class Wake(Asked):
     """Nodes to hold up."""
 
-    pool: Name
+    pool: Name = Field(description="A pool; or one machine of it, as rack3/node07.")
     count: int = Field(default=1, ge=1, description="At least so many nodes; at most the pool's max.")
     for_s: float = Field(default=3600.0, ge=1, le=MAX_FOR_S)
 
@@ -100,12 +102,26 @@ class Operators:
         self._controller, self._code = controller, code
 
     async def wake(self, asked: Wake) -> dict[str, Any]:
-        """Hold nodes of a pool up for a while, whatever the queues say."""
+        """Hold nodes of a pool, or one machine of it, up for a while, whatever the queues say."""
+        name, _, machine = asked.pool.partition("/")
+        if machine:
+            return await self._wake_machine(self._pool(name), machine, asked)
         pool, most = self._pool(asked.pool), self._controller.policy.pools[asked.pool].max_nodes
         if asked.count > most:
             raise InvalidError("count", f"{pool} has at most {most} nodes")
         done = f"{pool} holds at least {asked.count} nodes for {asked.for_s:.0f} s"
         return await self._submit(WakeCommand(pool, asked.count, asked.for_s), done=done)
+
+    async def _wake_machine(self, pool: str, machine: str, asked: Wake) -> dict[str, Any]:
+        world = self._controller.observation.worlds.get(pool)
+        seen = [sighting.node for sighting in world.sightings] if isinstance(world, World) else []
+        if not any(lives_on(node, pool, machine) for node in seen):
+            known = sorted({node.partition("/")[2].partition(".")[0] for node in seen})
+            raise InvalidError("pool", f"{pool} knows no machine {machine!r}{suggest(machine, known)}")
+        if asked.count != 1:
+            raise InvalidError("count", f"{asked.pool} is one machine")
+        done = f"{asked.pool} is held up for {asked.for_s:.0f} s"
+        return await self._submit(WakeCommand(pool, 1, asked.for_s, machine), done=done)
 
     async def drain(self, asked: Drain) -> dict[str, Any]:
         """Let a node or a pool finish its jobs and go."""

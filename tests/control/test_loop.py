@@ -5,6 +5,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,16 @@ from fleetd.core.model import (
     DrainAllCommand,
     DrainCommand,
     Launched,
+    NodeId,
     Order,
     Phase,
     QueuePolicy,
     Reading,
+    Stopped,
     WakeCommand,
     World,
 )
+from fleetd.core.ports import Known
 from fleetd.errors import ExhaustedError, FleetdError, ProviderError, RefusedError, SourceError
 from tests.control.fleet import FakeProvider, FakeSource, Fleet, counts, lease, policy, pool, until
 
@@ -425,6 +429,45 @@ async def test_the_end_waits_for_no_wedged_adapter(tmp_path: Path) -> None:
         started = time.monotonic()
     assert time.monotonic() - started < 1.0
     assert ("error", "closing: an adapter did not close in time") in fleet.said
+
+
+async def test_where_only_the_worker_can_end_its_node_it_is_told_before_its_provider_is_asked(tmp_path: Path) -> None:
+    """Seen to fail without the order in `_stop`."""
+
+    class Machine(FakeProvider):
+        stops_by_order = True
+
+        async def stop(self, nodes: Sequence[NodeId], grace_s: float, order: Order | None = None) -> Stopped:
+            told.extend(fleet.controller.leases.entries[node].order.state for node in nodes)
+            return Stopped(tuple(nodes))
+
+    told: list[str] = []
+    fleet = Fleet(tmp_path, policy(pool(min_nodes=1)), providers={"local": Machine("local")})
+    async with fleet.running() as controller:
+        await ready(fleet, 1)
+        controller.submit(DrainCommand("local"))
+        await until(lambda: {n.phase for n in controller.memory.nodes.values()} == {Phase.DRAINING})
+        assert told == []
+        await fleet.all_speak()
+        await until(lambda: told == ["stop"])
+
+
+async def test_providers_that_listen_hear_what_is_known_of_their_nodes(tmp_path: Path) -> None:
+    class Listening(FakeProvider):
+        def hear(self, sentence: str, nodes: Mapping[NodeId, Known]) -> None:
+            heard.append((sentence, dict(nodes)))
+
+    heard: list[tuple[str, dict[NodeId, Known]]] = []
+    fleet = Fleet(tmp_path, policy(pool(min_nodes=1)), providers={"local": Listening("local")})
+    async with fleet.running() as controller:
+        await ready(fleet, 1)
+        (node,) = controller.memory.nodes
+        await until(lambda: heard and heard[-1][1].keys() == {node} and heard[-1][1][node].phase is Phase.READY)
+        sentence, known = heard[-1][0], heard[-1][1][node]
+    assert sentence.startswith("1 of 10 nodes")
+    assert (known.busy, known.state) == (0, "working")
+    assert known.age_s is not None
+    assert 0.0 <= known.age_s < 5.0
 
 
 # ── reload

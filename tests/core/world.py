@@ -23,6 +23,7 @@ from fleetd.core.model import (
     LeaseView,
     Objective,
     Observation,
+    Offer,
     OnBlind,
     Order,
     Outcome,
@@ -107,6 +108,8 @@ class Toy:
     ends: int = 0
     service: float = 0.0
     forced: set[str] = field(default_factory=set)
+    gone: dict[str, str] = field(default_factory=dict)  # what the provider knows of those that went
+    offer: Offer = field(default_factory=Offer)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -141,7 +144,9 @@ class Toy:
                     Sighting(box.name, "up" if box.ready_at <= self.now else "booting", "photos", box.key)
                     for box in self.boxes.values()
                     if box.pool == name
-                )
+                ),
+                self.offer,
+                gone=self.gone,
             )
             for name in self.policy.pools
         }
@@ -216,9 +221,10 @@ class Toy:
             self.outcomes.append(LaunchFailed(order.key, "error", "the provider is out of order"))
             return
         names = []
-        for _ in range(order.count):
+        for at in range(order.count):
             self.count += 1
-            name = f"{order.pool}/{self.count}"
+            machine = f"{order.named[at]}." if at < len(order.named) else ""
+            name = f"{order.pool}/{machine}{self.count}"
             names.append(name)
             boots = self.chance.random() >= self.boot_fails
             ready_at = self.now + self.chance.uniform(*self.boot_s) if boots else float("inf")

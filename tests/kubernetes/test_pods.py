@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fleetd.core.model import World
+from fleetd.core.model import Phase, World
+from fleetd.core.ports import Known
 from fleetd.errors import ExhaustedError, ProviderError, RefusedError
 from tests.conformance.provider import launched, order, present, settles
 from tests.kubernetes.plane import AnswerError, Cluster, Json
@@ -19,6 +20,7 @@ from tests.kubernetes.rigs import JobRig, KubeRig, closing, opened, rules, targe
 from tests.worker.controller import SECRET
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
+BUSY = Known(Phase.READY, busy=1, age_s=0.5, state="working")
 
 
 @pytest.fixture
@@ -191,9 +193,9 @@ async def test_busy_pods_are_marked_idle_ones_are_not_and_the_reason_is_in_the_c
         return [mark in notes[rig.pod_of(node)] for node in (busy, idle)]
 
     assert marked() == [True, True]  # what has only begun may be busy before anybody hears of it
-    provider.hear("pods: 2 of 2 slots are needed", [busy])
+    provider.hear("pods: 2 of 2 slots are needed", {busy: BUSY})
     await seen(lambda: marked() == [True, False])
-    provider.hear("pods: 2 of 2 slots are needed", [idle])
+    provider.hear("pods: 2 of 2 slots are needed", {idle: BUSY})
     await seen(lambda: marked() == [False, True])
     path = f"/api/v1/namespaces/{rig.namespace}/configmaps/fleetd-pods"
 
@@ -332,7 +334,7 @@ async def test_a_pod_between_two_jobs_keeps_its_mark(rig):
     (node,) = await launched(provider, order(rig, "1-1", 1))
     before = provider.api.requests["PATCH 200"]
     for number in range(30):
-        provider.hear("busy now and then", [node] if number % 2 else [])
+        provider.hear("busy now and then", {node: BUSY} if number % 2 else {})
         await asyncio.sleep(0.1)
     assert provider.api.requests["PATCH 200"] <= before + 1  # the ConfigMap
 
@@ -342,7 +344,7 @@ async def test_it_needs_every_right_that_it_is_given(rig):
     rig.cluster.make(template_object(rig.namespace))
     provider = await opened(rig.provider())
     names = sorted(await launched(provider, order(rig, "1-1", 2)))
-    provider.hear("as it is", names[:1])
+    provider.hear("as it is", {names[0]: BUSY})
     await provider.logs(names[0], 1)
     given = {(res, verb) for rule in rules() for res in rule["resources"] for verb in rule["verbs"]}
     account = rig.config.name.removesuffix(".yaml").removeprefix(f"{rig.namespace}-")

@@ -309,6 +309,20 @@ async def woken(site: Site, count: int) -> list[str]:
     return sorted(memory().nodes)
 
 
+async def test_a_machine_is_woken_by_its_name(site: Site) -> None:
+    await woken(site, 1)
+    answer = await site.operator("POST", "/v1/wake", {"pool": "local/1", "for_s": 7200})
+    assert answer.json() == {"done": "local/1 is held up for 7200 s"}
+    assert [(w.count, w.machine) for w in site.fleet.controller.memory.pools["local"].wakes] == [(1, ""), (0, "1")]
+    for body, line in [
+        ({"pool": "local/11"}, "pool: local knows no machine '11'; did you mean '1'?"),
+        ({"pool": "burst/1"}, "pool: burst knows no machine '1'"),
+        ({"pool": "elsewhere/1"}, "pool: no pool 'elsewhere'; there are local, burst"),
+        ({"pool": "local/1", "count": 2}, "count: local/1 is one machine"),
+    ]:
+        assert refusal(await site.operator("POST", "/v1/wake", body)) == (422, line)
+
+
 async def test_a_drain_by_node_finds_it_whole_or_by_its_process(site: Site) -> None:
     await woken(site, 1)
     site.fleet.providers["local"].machines.count = 9  # the next is 10

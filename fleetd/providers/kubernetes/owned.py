@@ -6,11 +6,11 @@ names of an order's pods follow from its key, so that an order sent twice is one
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Literal
 
 from fleetd.core.model import AppPolicy, Launched, NodeId, Order, PoolPolicy, Seconds, Stopped
-from fleetd.core.ports import Nudge, WorkerLaunch
+from fleetd.core.ports import Known, Nudge, WorkerLaunch
 from fleetd.errors import ExhaustedError, ProviderError, RefusedError
 from fleetd.providers.kubernetes import names
 from fleetd.providers.kubernetes.api import PATIENT_S, Json
@@ -65,10 +65,10 @@ class OwnedPods(PodPool):
             await asyncio.gather(task, return_exceptions=True)
         await super().close()
 
-    def hear(self, sentence: str, busy: Sequence[NodeId]) -> None:
-        """Take in why the pool is as it is, and which of its nodes run jobs: for the notes on its objects."""
+    def hear(self, sentence: str, nodes: Mapping[NodeId, Known]) -> None:
+        """Take in why the pool is as it is, and its nodes: for the notes on its objects, and the busy ones."""
         if self._notes is not None:
-            self._notes.hear(sentence, busy)
+            self._notes.hear(sentence, [name for name, node in nodes.items() if node.busy])
             self._act()
 
     async def launch(self, order: Order) -> Launched:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal
 
 from fleetd.core.model import Launched, NodeId, Order, PoolPolicy, Seconds, Stopped
-from fleetd.core.ports import Nudge, WorkerLaunch
+from fleetd.core.ports import Known, Nudge, WorkerLaunch
 from fleetd.errors import ExhaustedError, ProviderError, RefusedError
 from fleetd.providers.kubernetes import names
 from fleetd.providers.kubernetes.api import PATIENT_S
@@ -72,10 +72,10 @@ class ScaledPods(PodPool):
         about = {key: target[key] for key in ("apiVersion", "kind")} | {"name": self._options.source.name}
         self._notes = Notes(self.api, maker, self._view, {**about, "uid": target["metadata"]["uid"]})
 
-    def hear(self, sentence: str, busy: Sequence[NodeId]) -> None:
-        """Take in why the pool is as it is, and which of its nodes run jobs: for the notes on its objects."""
+    def hear(self, sentence: str, nodes: Mapping[NodeId, Known]) -> None:
+        """Take in why the pool is as it is, and its nodes: for the notes on its objects, and the busy ones."""
         if self._notes is not None:
-            self._notes.hear(sentence, busy)
+            self._notes.hear(sentence, [name for name, node in nodes.items() if node.busy])
             self._notes.start()
 
     # ── more
