@@ -135,7 +135,9 @@ async def test_a_worker_that_ends_again_and_again_is_no_node(rig):
     names = set((await provider.launch(order(rig, "1-1", 1))).nodes)
     await settles(provider, lambda found: found == {})
     await seen(lambda: not rig.pods())
-    assert "exit code 7" in (await provider.logs(names.pop(), 5))[0]
+    (name,) = names
+    assert "exit code 7" in (await provider.logs(name, 5))[0]
+    assert (await provider.list()).gone[name].startswith("its worker ends again and again: exit code 7")
     assert (await provider.list()).offer.headroom is None  # it is no lack of room: the breaker counts it
 
 
@@ -151,14 +153,17 @@ async def test_a_quota_gives_a_part_and_then_nothing(rig):
         await provider.launch(order(rig, "1-2", 1))
 
 
-@pytest.mark.parametrize("note", ["test/evict", "test/preempt"])
-async def test_an_evicted_or_preempted_pod_is_gone_and_the_others_stay(rig, note):
+@pytest.mark.parametrize(("note", "why"), [("test/evict", "evicted"), ("test/preempt", "preempted")])
+async def test_an_evicted_or_preempted_pod_is_gone_with_the_reason_and_the_others_stay(rig, note, why):
     rig.cluster.make(template_object(rig.namespace))
     provider = await opened(rig.provider())
     names = await launched(provider, order(rig, "1-1", 2))
     lost = min(names)
     rig.patch(rig.pod_of(lost), **{note: "now"})
     await settles(provider, lambda found: set(found) == names - {lost})
+    gone = (await provider.list()).gone
+    assert gone.keys() == {lost}
+    assert gone[lost].startswith(why)
 
 
 async def test_pods_of_a_lost_machine_are_gone(rig):

@@ -34,6 +34,7 @@ class Informer(Generic[T]):
         """`news` is called whenever something has changed."""
         self._api, self._path, self._chosen, self._make, self._news = api, path, chosen, make, news
         self.items: dict[str, T] = {}
+        self.left: Callable[[T], None] = lambda _: None  # called with the last state of an object that was deleted
         self.trouble: str | None = "not read yet"
         self._version: str | None = None
         self._listed_at: Seconds = 0.0
@@ -130,6 +131,7 @@ class Informer(Generic[T]):
             uid = thing["metadata"]["uid"]
             if event["type"] == "DELETED":
                 self.items.pop(uid, None)
+                self.left(self._make(thing))
             else:
                 self.items[uid] = self._make(thing)
             self._ring()

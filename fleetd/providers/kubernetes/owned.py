@@ -26,7 +26,6 @@ from fleetd.providers.kubernetes.view import View
 SETTLE_S: Final = 3.0  # so long a launch looks whether its pods find a place
 TEND_S: Final = 1.0
 ENDED_KEPT: Final = 5  # pods that ended and are left for their logs
-REASONS_KEPT: Final = 200
 _ERRORS: Final = {"exhausted": ExhaustedError, "refused": RefusedError, "error": ProviderError}
 
 
@@ -39,7 +38,6 @@ class OwnedPods(PodPool):
         super().__init__(pool, options, launch)
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
-        self._reasons: dict[NodeId, str] = {}  # why nodes that are gone never came up
 
     async def open(self, nudge: Nudge) -> None:
         """See that the template is there and fit to be used, and begin to watch."""
@@ -123,7 +121,7 @@ class OwnedPods(PodPool):
         seen = view.pods().get(node)
         if seen is None or seen.phase == "coming":
             trouble = view.failure(seen, time.monotonic()) if seen else None
-            reason = trouble.reason if trouble else self._reasons.get(node) or (seen.unplaced if seen else "")
+            reason = trouble.reason if trouble else view.gone.get(node) or (seen.unplaced if seen else "")
             if reason:
                 return [f"never came up: {reason}"]
             raise self._nothing_of(node)
@@ -200,9 +198,9 @@ class OwnedPods(PodPool):
     ) -> None:
         view, notes = self._seen, self._notes
         for node, trouble in lost.items():
-            self._remember(node, trouble)
+            view.note(node, trouble)
         if isinstance(error, FullError):
-            view.note(Trouble("exhausted", str(error)))
+            view.full(Trouble("exhausted", str(error)))
         if notes and len(nodes) < order.count:
             why = error or next((trouble.reason for trouble in lost.values()), "")
             notes.say("LaunchFailed", f"order {order.key}: {len(nodes)} of {order.count}: {why}", bad=True)
@@ -234,7 +232,7 @@ class OwnedPods(PodPool):
                 await self._quietly(seen)
 
     async def _give_up(self, seen: Seen, trouble: Trouble) -> None:
-        self._remember(seen.node, trouble)
+        self._seen.note(seen.node, trouble)
         if self._notes:
             self._notes.say("PodFailed", f"{seen.name}: {trouble.reason}", bad=True)
         await self._quietly(seen)
@@ -244,12 +242,6 @@ class OwnedPods(PodPool):
             await self._delete(seen, 0.0)
         except ProviderError:
             return  # the next round tries again
-
-    def _remember(self, node: NodeId, trouble: Trouble) -> None:
-        self._seen.note(trouble)
-        self._reasons[node] = trouble.reason
-        while len(self._reasons) > REASONS_KEPT:
-            del self._reasons[next(iter(self._reasons))]
 
     async def _delete(self, seen: Seen, grace_s: Seconds) -> None:
         """Delete a pod, if it is still the one; a Job goes with its pod, which is given the grace."""

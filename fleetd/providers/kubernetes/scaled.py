@@ -141,7 +141,7 @@ class ScaledPods(PodPool):
         why = " ".join(str(failure.get("message")).split())
         await self._replicas.lower_by(lacking)
         full = "exceeded quota" in why
-        self._seen.note(Trouble("exhausted" if full else "refused", why))
+        self._seen.full(Trouble("exhausted" if full else "refused", why))
         if self._notes:
             told = f"order {order.key}: {lacking} of {order.count} did not come: {why}"
             self._notes.say("LaunchFailed", told, bad=True)

@@ -17,6 +17,8 @@ FULL_S: Final = 60.0  # so long nothing more is offered once a pod found no room
 OVERDUE_S: Final = 30.0  # past its grace, a pod that still ends is on a machine that is gone
 SYNC_S: Final = 4.0
 UNREAD: Final = "not read yet"
+ENDED: Final = Trouble("error", "its worker ended")
+REASONS_KEPT: Final = 200
 
 
 class View:
@@ -34,6 +36,7 @@ class View:
         self._place, self.informers, self._room_s, self._app, self._clock = place, informers, room_s, app, clock
         self.by_ordinal = False  # the highest ordinal goes first, whoever that is
         self.hidden: set[str] = set()  # uids of pods whose launch has not answered yet
+        self.gone: dict[NodeId, str] = {}  # why the newest of those that are no node went, or never came
         self._overdue_s = OVERDUE_S
         self._full_until: Seconds = 0.0
         self._waits: dict[str, Seconds] = {}  # by uid: since when a pod waits for a place, or ends
@@ -41,6 +44,7 @@ class View:
     def start(self) -> None:
         """Watch."""
         for informer in self.informers:
+            informer.left = self._left
             informer.start()
 
     async def close(self) -> None:
@@ -75,7 +79,7 @@ class View:
         if seen.trouble is not None:
             return seen.trouble
         if seen.phase == "ended":
-            return Trouble("error", "its worker ended")
+            return ENDED
         if seen.phase == "coming" and seen.unplaced:
             return self._overdue(seen, self._room_s, now, Trouble("exhausted", f"no room for it: {seen.unplaced}"))
         self._waits.pop(seen.uid, None)
@@ -90,15 +94,15 @@ class View:
             if trouble is None and seen.uid not in self.hidden:
                 state: Literal["up", "booting"] = "up" if seen.phase == "up" else "booting"
                 found.append(Sighting(node, state, self._app or seen.app, seen.key or None))
-            elif trouble is not None and seen.phase == "coming":
-                self.note(trouble)
+            elif trouble is not None:
+                self.note(node, trouble, coming=seen.phase == "coming")
         if len(self._waits) > len(pods):
             self._waits = {seen.uid: self._waits[seen.uid] for seen in pods.values() if seen.uid in self._waits}
         offer = Offer(headroom=0 if now < self._full_until else None)
         if not self.by_ordinal:
-            return World(tuple(found), offer)
+            return World(tuple(found), offer, gone=dict(self.gone))
         nodes = sorted((one.node for one in found), key=lambda node: ordinal(pods[node].name), reverse=True)
-        return World(tuple(found), offer, goes_first=tuple(nodes))
+        return World(tuple(found), offer, goes_first=tuple(nodes), gone=dict(self.gone))
 
     def failed(self) -> list[tuple[Seen, Trouble]]:
         """Return the pods that never came up, or ended, and are still there."""
@@ -106,10 +110,24 @@ class View:
         told = [(seen, self.failure(seen, now)) for seen in self.pods().values() if seen.leaving_s is None]
         return [(seen, trouble) for seen, trouble in told if trouble is not None and seen.uid not in self.hidden]
 
-    def note(self, trouble: Trouble) -> None:
-        """Take in that a pod was not to be had: for a while, no more are offered."""
+    def note(self, node: NodeId, trouble: Trouble, *, coming: bool = True) -> None:
+        """Take in why a pod is no node; where it was still coming and there is no room, no more are offered."""
+        if coming:
+            self.full(trouble)
+        if trouble is not ENDED and node not in self.gone:
+            self.gone[node] = trouble.reason
+            while len(self.gone) > REASONS_KEPT:
+                del self.gone[next(iter(self.gone))]
+
+    def full(self, trouble: Trouble) -> None:
+        """Take in that no more are to be had for a while, unless the trouble is one pod's own."""
         if trouble.kind != "error":
             self._full_until = self._clock() + FULL_S
+
+    def _left(self, seen: Seen) -> None:
+        """Keep why a pod went that was deleted before anybody looked."""
+        if seen.trouble is not None:
+            self.note(seen.node, seen.trouble, coming=seen.phase == "coming")
 
     def _overdue(self, seen: Seen, limit_s: Seconds, now: Seconds, trouble: Trouble) -> Trouble | None:
         since = self._waits.setdefault(seen.uid, now)
