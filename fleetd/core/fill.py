@@ -74,14 +74,21 @@ def _quarantine(pen: Pen) -> None:
 
 
 def _obey(pen: Pen) -> None:
-    """Drain what operators or the end of the fleet send away; what has not come up yet is stopped at the end."""
+    """Drain what goes by itself, and what operators or the end of the fleet send away.
+
+    What has not come up yet is stopped at the end.
+    """
     draft = pen.draft
     everybody = draft.memory.ending or any(memory.drained_until > draft.now for memory in draft.pools.values())
+    for name in draft.leaving:
+        draft.nodes[name] = replace(draft.nodes[name], pinned=True)
     for node in [node for node in draft.nodes.values() if everybody or node.pinned]:
         if node.pool not in pen.policy.pools or not pen.policy.pools[node.pool].act:
             continue
         if pen.draft.memory.ending:
             reason = "the fleet ends"
+        elif node.id in draft.leaving:
+            reason = f"its machine goes: {draft.leaving[node.id]}"
         elif node.pinned:
             reason = "an operator drains it"
         elif pen.draft.pools[node.pool].drained_until > pen.draft.now:

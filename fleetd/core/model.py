@@ -264,6 +264,7 @@ class LeaseView:
     """The latest word of a worker: `age_s` seconds old, on a node with `slots`, of which `busy` run a job.
 
     `digest`: the release that it runs; `refused`: why others must not run there; `releases`: what they did.
+    `leaving`: why its machine goes by itself, whatever anybody wants.
     """
 
     node: NodeId
@@ -277,6 +278,7 @@ class LeaseView:
     digest: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     releases: Mapping[str, ReleaseCounts] = field(default_factory=dict)
+    leaving: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class Draft:
     queues: dict[str, QueueMemory]
     events: list[str] = field(default_factory=list)
     forced: list[NodeId] = field(default_factory=list)
+    leaving: dict[NodeId, str] = field(default_factory=dict)  # why machines go by themselves
     fenced: list[NodeId] = field(default_factory=list)  # put into quarantine, or freed from it, in this tick
     freed: list[NodeId] = field(default_factory=list)
 
@@ -238,6 +239,8 @@ def _take_leases(draft: Draft, observation: Observation) -> set[NodeId]:
             quiet.add(name)
         if node is None or lease.pool != node.pool or lease.state == "starting":
             continue
+        if lease.leaving:
+            draft.leaving[name] = lease.leaving
         idle_at = None if busy else now - lease.idle_s - age_s
         heard_at = now - age_s
         ready = node.phase is up

@@ -402,6 +402,23 @@ def test_wake_holds_nodes_up_and_ends_by_itself():
     assert not toy.boxes
 
 
+def test_a_node_whose_machine_goes_by_itself_is_fenced_and_replaced_in_the_same_tick():
+    """A spot instance's notice. Seen to fail with `leaving` not looked at in `_obey`."""
+    toy = Toy(policy(pool(min_nodes=2)), 8, boot_s=(1.0, 2.0))
+    run(toy, [0] * 10)
+    first, other = sorted(toy.boxes)
+    toy.boxes[first].leaving = "spot interruption, 118 s left"
+    plan = toy.step()
+    (drain,) = [intent for intent in plan.intents if isinstance(intent, Drain)]
+    assert (drain.node, drain.reason) == (first, "its machine goes: spot interruption, 118 s left")
+    assert [intent.order.count for intent in plan.intents if isinstance(intent, Launch)] == [1]
+    plans = run(toy, [0] * 20)
+    assert not [i for plan in plans for i in plan.intents if isinstance(i, Launch | Undrain)], "once, and for good"
+    assert first not in toy.boxes
+    assert len(toy.boxes) == 2
+    assert other in toy.boxes
+
+
 def test_the_fleet_ends_and_launches_nothing_more():
     """`--drain`. Seen to fail with `ending` not looked at in `fill`."""
     toy = Toy(policy(pool(min_nodes=1)), 9)

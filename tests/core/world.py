@@ -80,6 +80,7 @@ class Box:
     idle_since: float = 0.0
     silent_until: float = 0.0
     stops_at: float | None = None
+    leaving: str = ""
 
 
 @dataclass(slots=True)
@@ -168,7 +169,8 @@ class Toy:
         state: Literal["working", "draining", "drained"]
         state = "working" if not box.fenced else "draining" if box.jobs else "drained"
         idle_s = 0.0 if box.jobs else self.now - max(box.idle_since, box.ready_at)
-        return LeaseView(box.name, box.pool, "photos", state, box.slots, len(box.jobs), idle_s, 0.0)
+        lease = LeaseView(box.name, box.pool, "photos", state, box.slots, len(box.jobs), idle_s, 0.0)
+        return replace(lease, leaving=box.leaving)
 
     # ── what happens by itself
 
