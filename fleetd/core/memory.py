@@ -112,7 +112,8 @@ class Rollout:
     """Which releases the nodes of an app run: `active`, and `candidate` on a `share` of them while it comes in.
 
     `previous` is what a rollback goes to, `refused` says by digest why a release stays out, `told` what each node was
-    told last. `settled_at`: since when all nodes of the share run the candidate; `active_at`: when `active` became so.
+    told last. `settled_at`: since when all nodes of the share run the candidate; `active_at`: when `active` became so,
+    `share_at`: when the share became what it is.
     """
 
     active: str = ""
@@ -122,6 +123,7 @@ class Rollout:
     canary: bool = False
     settled_at: Seconds | None = None
     active_at: Seconds = 0.0
+    share_at: Seconds = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
     told: Mapping[NodeId, str] = field(default_factory=dict)
 

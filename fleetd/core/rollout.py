@@ -2,7 +2,8 @@
 
 Promises: a node is told once what to run; a release that one node has refused, or whose jobs fail more often than
 those of the release before, goes no further, and what ran before comes back everywhere; nodes that drain are left
-alone.
+alone. A few nodes that never get there (a full disk, a network of their own) hold up the others for a time, not for
+ever.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ from fleetd.core.model import (
 )
 
 FIRST_WAVE: Final = 0.25
+LATE_S: Final = 600.0  # so long the nodes of a wave are waited for; then those that run it are enough, if they are most
 REFUSED_KEPT: Final = 16
 HERE: Final = (*COMING, Phase.READY)
 _COMMANDS: Final = (ActivateCommand, RollbackCommand, PardonCommand)
@@ -130,6 +132,7 @@ def _activate(step: Step, command: ActivateCommand) -> None:
             f"release {short(digest)} comes in on {100 * share:.0f} % of nodes, in place of {short(rollout.active)}",
             candidate=digest,
             share=share,
+            share_at=step.now,
             canary=command.canary is not None,
             settled_at=None,
         )
@@ -199,22 +202,27 @@ def _go_on(step: Step) -> None:
     if not rollout.candidate:
         return
     chosen = _chosen(rollout, nodes)
-    if not all(nodes[name].digest == rollout.candidate for name in chosen):
+    behind = [name for name in chosen if nodes[name].digest != rollout.candidate]
+    overdue = step.now - rollout.share_at > LATE_S and 2 * len(behind) < len(chosen)
+    if behind and not overdue:
         if rollout.settled_at is not None:
             step.change(settled_at=None)
         return
+    left = f", {len(behind)} nodes did not follow within {LATE_S:.0f} s: {', '.join(behind[:3])}" if behind else ""
     settled_at = step.now if rollout.settled_at is None else rollout.settled_at
     if rollout.canary and nodes and step.now - settled_at < step.app.reload.canary_s:
         step.change(settled_at=settled_at)
     elif rollout.share >= 1.0 or not nodes:
-        said = f"release {short(rollout.candidate)} is active on all {len(nodes)} nodes"
+        on = f"{len(nodes) - len(behind)} of" if behind else "all"
+        said = f"release {short(rollout.candidate)} is active on {on} {len(nodes)} nodes{left}"
         step.change(
             said, active=rollout.candidate, previous=rollout.active, candidate="", share=0.0, active_at=step.now
         )
     else:
         share = min(1.0, max(FIRST_WAVE, 2.0 * rollout.share))
-        said = f"release {short(rollout.candidate)} runs on {len(chosen)} nodes and goes on to {100 * share:.0f} %"
-        step.change(said, share=share, canary=False, settled_at=None)
+        runs = f"release {short(rollout.candidate)} runs on {len(chosen) - len(behind)} nodes"
+        said = f"{runs} and goes on to {100 * share:.0f} %{left}"
+        step.change(said, share=share, share_at=step.now, canary=False, settled_at=None)
 
 
 def _chosen(rollout: Rollout, nodes: Mapping[NodeId, Node]) -> list[NodeId]:

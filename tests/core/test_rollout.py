@@ -173,6 +173,37 @@ def test_an_active_release_is_turned_back_on_trial_and_not_after_it(after_s, act
     assert nodes.running(active) == 3
 
 
+def test_a_few_nodes_that_never_follow_hold_the_others_up_for_a_time_and_not_for_ever():
+    """Seen to fail without `overdue`, and to go on too early with `LATE_S` at 0."""
+    fleet = Nodes(12)
+    fleet.tick(ActivateCommand("photos", NEW))
+
+    def obey(ticks: int) -> None:
+        for _ in range(ticks):
+            for node, digest in fleet.tick(obey=False, step_s=10.0):
+                if node != "local/1":
+                    fleet.nodes[node] = replace(fleet.nodes[node], digest=digest)
+
+    for node, digest in [("local/0", NEW), ("local/10", NEW)]:
+        fleet.nodes[node] = replace(fleet.nodes[node], digest=digest)
+    fleet.nodes["local/1"] = replace(fleet.nodes["local/1"], digest=OLD)
+    obey(50)
+    assert fleet.rollout.share == 0.25, "ten minutes are not over"
+    obey(300)
+    assert fleet.rollout.active == NEW
+    assert fleet.running(NEW) == 11
+    (said,) = [line for line in fleet.said if "is active on 11 of 12" in line]
+    assert said.endswith("1 nodes did not follow within 600 s: local/1")
+
+
+def test_a_canary_that_never_follows_stops_everything():
+    fleet = Nodes(4)
+    fleet.tick(ActivateCommand("photos", NEW, canary=0.25), obey=False)
+    for _ in range(200):
+        fleet.tick(step_s=10.0, obey=False)
+    assert (fleet.rollout.active, fleet.rollout.candidate) == (OLD, NEW)
+
+
 def test_an_operator_goes_back_and_forth():
     nodes = Nodes(3)
     nodes.tick(ActivateCommand("photos", NEW, at_once=True))
