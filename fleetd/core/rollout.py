@@ -109,7 +109,9 @@ def _pardon(step: Step, digest: str) -> None:
     rollout = step.rollout
     for name, node in step.nodes.items():
         if digest in step.leases[name].refused:
-            step.intents.append(Reload(node.pool, name, rollout.active, f"{short(digest)} is pardoned", digest))
+            told = rollout.told.get(name, rollout.active)
+            wish = rollout.active if told == digest else told  # it goes on with what it was told to run
+            step.intents.append(Reload(node.pool, name, wish, f"{short(digest)} is pardoned", digest))
     step.change(
         f"release {short(digest)} is pardoned",
         refused={known: why for known, why in rollout.refused.items() if known != digest},

@@ -150,6 +150,17 @@ def test_a_refused_release_is_not_activated_until_it_is_pardoned():
     assert len(nodes.tick(ActivateCommand("photos", NEW))) == 1
 
 
+def test_a_pardon_of_one_release_leaves_a_node_with_the_other_that_comes_in():
+    """Found by chance, below: the node was told the active release with the pardon, and the candidate never again."""
+    fleet = Nodes(1)
+    fleet.bad = {NEW}
+    fleet.tick(ActivateCommand("photos", NEW))
+    fleet.tick()
+    fleet.tick(ActivateCommand("photos", OTHER, canary=0.2))
+    assert fleet.running(OTHER) == 1
+    assert fleet.tick(PardonCommand("photos", NEW)) == [("local/0", OTHER)]
+
+
 def test_failures_over_all_nodes_turn_a_canary_back_where_each_alone_proves_nothing():
     nodes = Nodes(20)
     nodes.counts = {name: {OLD: ReleaseCounts(done=500)} for name in nodes.nodes}

@@ -1,5 +1,6 @@
 """One control plane for all tests of a process, with one node; each test has a namespace of its own."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,13 @@ def cluster(bare: Cluster) -> Iterator[Cluster]:
     """The control plane, with a node."""
     with bare.kubelet():
         yield bare
+
+
+@pytest.fixture
+def rooted() -> None:
+    """Pods can have walls around them."""
+    if os.geteuid() != 0:
+        plane.missing("pods with volumes need root (mounts, users): run these tests as root")
 
 
 @pytest.fixture

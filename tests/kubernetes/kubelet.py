@@ -1,30 +1,30 @@
 """A kubelet for tests: a Node whose pods are processes of this machine. `python -m tests.kubernetes.kubelet --help`.
 
 A container's command runs as a local process with its environment (values, fields of the pod, Secrets and ConfigMaps);
-it is told to end by SIGTERM, and killed after the pod's grace. Its status is what its process is. What a pod bears
-makes it go wrong on purpose:
+it is told to end by SIGTERM, and killed after the pod's grace. Its status is what its process is; it is ready when its
+readiness probe says so (kubelet_probes.py). A pod with volumes, or a security context, or an image that `--root` gives
+a root file system, has walls around it: its mounts at their paths, a root of its own, its user (kubelet_container.py,
+kubelet_volumes.py, kubelet_cell.py; all that needs root). Claims get folders of this machine (kubelet_claims.py).
+What a pod bears makes it go wrong on purpose:
 
     image  missing/…            it cannot be pulled
     image  fake/…               there is no process: it is said to run until it is deleted (a thousand cost nothing)
     note   test/evict           it is evicted
     note   test/preempt         it is preempted
 
-A NODE's heartbeat stops while `HOME/silent` exists: its pods run on, and the cluster takes it for lost.
+A NODE's heartbeat stops while `HOME/silent` exists: its pods run on, and the cluster takes it for lost. One container a
+pod; no init containers and no hooks. All pods share the machine's network.
 """
 
 import argparse
 import asyncio
 import contextlib
-import datetime as dt
-import os
-import re
+import shutil
 import signal
 import ssl
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -32,50 +32,26 @@ from fleetd.errors import ProviderError
 from fleetd.providers.kubernetes.api import Api, Json
 from fleetd.providers.kubernetes.informer import Informer
 from fleetd.providers.kubernetes.options import KubernetesOptions
-from fleetd.providers.process import _tree
+from tests.kubernetes import kubelet_probes as probes
+from tests.kubernetes import kubelet_status as say
+from tests.kubernetes.kubelet_claims import Claims
+from tests.kubernetes.kubelet_container import Containers, load_image
+from tests.kubernetes.kubelet_pod import HOST, Run, kill
+from tests.kubernetes.kubelet_volumes import Volumes
 
 BEAT_S = 5.0
+REFRESH_S = 1.0  # a kubelet takes a minute or two
+RETRY_S = 0.5
 ROOM = {"cpu": "64", "memory": "256Gi", "pods": "3000", "ephemeral-storage": "100Gi"}
 BACK_OFF_S = (1.0, 10.0)
-LABEL = re.compile(r"metadata\.(labels|annotations)\['(.+)'\]")
-WORD = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
-
-
-def now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-@dataclass(slots=True)
-class Run:
-    """A pod's life here."""
-
-    pod: Json
-    task: asyncio.Task[None] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: bool = False
-    process: asyncio.subprocess.Process | None = None
-
-    @property
-    def name(self) -> str:
-        return str(self.pod["metadata"]["name"])
-
-    @property
-    def path(self) -> str:
-        return f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/pods/{self.name}"
-
-    def leaves(self) -> bool:
-        return self.gone or "deletionTimestamp" in self.pod["metadata"]
-
-    def note(self, key: str) -> str | None:
-        found = (self.pod["metadata"].get("annotations") or {}).get(key)
-        return None if found is None else str(found)
 
 
 class Kubelet:
     """One node."""
 
-    def __init__(self, api: Api, node: str, home: Path, room: dict[str, str]) -> None:
-        self.api, self.node, self.home, self.room = api, node, home, room
+    def __init__(self, api: Api, node: str, room: dict[str, str], containers: Containers) -> None:
+        self.api, self.node, self.room, self.containers = api, node, room, containers
+        self.home = containers.home
         self.runs: dict[str, Run] = {}
         self.stopped = asyncio.Event()
         self.pods: Informer[Json] = Informer(
@@ -87,9 +63,11 @@ class Kubelet:
         await self.serve()
         await self.register()
         self.pods.start()
-        beat = asyncio.create_task(self.beat())
+        others = [self.beat(), Claims(self.api, self.node, self.home / "claims").run()]
+        tasks = [asyncio.create_task(other) for other in others]
         await self.stopped.wait()
-        beat.cancel()
+        for task in tasks:
+            task.cancel()
         await self.pods.close()
         for run in self.runs.values():
             await kill(run)
@@ -111,13 +89,13 @@ class Kubelet:
                     await self.report()
 
     async def report(self) -> None:
-        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now()}
-        ready["lastTransitionTime"] = now()
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": say.now()}
+        ready["lastTransitionTime"] = say.now()
         status = {
             "capacity": self.room,
             "allocatable": self.room,
             "conditions": [ready],
-            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "addresses": [{"type": "InternalIP", "address": HOST}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
         }
         await self.api.merge(f"/api/v1/nodes/{self.node}/status", {"status": status})
@@ -125,20 +103,20 @@ class Kubelet:
     async def serve(self) -> None:
         """Answer the API server, which asks here for what a container has said."""
         app = web.Application()
-        app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self.say)
+        app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self.log)
         runner = web.AppRunner(app)
         await runner.setup()
         certificates = self.home.parent / "certs"
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificates / "apiserver.crt", certificates / "apiserver.key")
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        site = web.TCPSite(runner, HOST, 0, ssl_context=context)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
 
-    async def say(self, request: web.Request) -> web.Response:
+    async def log(self, request: web.Request) -> web.Response:
         for run in self.runs.values():
             if run.name == request.match_info["pod"]:
-                log = self.folder(run) / f"{request.match_info['container']}.log"
+                log = self.containers.folder(run) / f"{request.match_info['container']}.log"
                 lines = log.read_text(errors="replace").splitlines(keepends=True) if log.exists() else []
                 last = int(request.query.get("tailLines", len(lines)))
                 return web.Response(text="".join(lines[-last:] if last else []))
@@ -170,40 +148,34 @@ class Kubelet:
             raise
 
     async def _live(self, run: Run) -> None:
-        image = run.pod["spec"]["containers"][0]["image"]
+        image = run.container["image"]
         if run.pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             await self.until_leaving(run)
         elif image.startswith("missing/"):
-            await self.waiting(run, "ErrImagePull", f"{image}: not found")
+            await say.waiting(self.api, run, "ErrImagePull", f"{image}: not found")
             await asyncio.sleep(0.3)
             if not run.leaves():
-                await self.waiting(run, "ImagePullBackOff", f'Back-off pulling image "{image}"')
+                await say.waiting(self.api, run, "ImagePullBackOff", f'Back-off pulling image "{image}"')
             await self.until_leaving(run)
         elif image.startswith("fake/"):
-            await self.running(run)
+            await say.running(self.api, run)
             await self.until_leaving(run)
         else:
             await self.work(run)
         if not run.gone:
-            await self.forget(run)
+            await say.forget(self.api, run)
+        if self.containers.walled(run):  # logs of the others are kept for whoever looks after a failed test
+            shutil.rmtree(self.containers.folder(run) / "volumes", ignore_errors=True)
 
     async def work(self, run: Run) -> None:
-        """Run the worker, again and again where it is to be restarted."""
+        """Run the container, again and again where it is to be restarted."""
         restarts, wait_s, last = 0, BACK_OFF_S[0], None
+        volumes = self.containers.volumes(run)
         while not run.leaves():
-            began = time.monotonic()
-            try:
-                run.process = await self.spawn(run)
-            except LookupError as error:
-                await self.waiting(run, "CreateContainerConfigError", str(error).strip("'"))
-                await self.until_leaving(run)
+            began, run.sick = time.monotonic(), False
+            if not await self.begun(run, volumes):
                 return
-            except OSError as error:
-                await self.waiting(run, "RunContainerError", f"{error.strerror}: {error.filename}")
-                await self.until_leaving(run)
-                return
-            await self.running(run, restarts, last)
-            code = await self.ended(run)
+            code = await self.attended(run, volumes, restarts, last)
             if run.gone:
                 return
             last = {"terminated": {"exitCode": abs(code), "reason": "Completed" if code == 0 else "Error"}}
@@ -211,15 +183,60 @@ class Kubelet:
             again = policy == "Always" or (policy == "OnFailure" and code != 0)
             if run.leaves() or not again or run.note("test/evict") is not None:
                 if not run.note("test/evict"):
-                    await self.over(run, "Succeeded" if code == 0 else "Failed", last)
+                    await say.status(self.api, run, "Succeeded" if code == 0 else "Failed", last)
                 break
             restarts += 1
             if time.monotonic() - began > 60:
                 wait_s = BACK_OFF_S[0]
-            await self.waiting(run, "CrashLoopBackOff", "back-off restarting failed container", restarts, last)
+            why = self.containers.failure(run) or "back-off restarting failed container"
+            await say.waiting(self.api, run, "CrashLoopBackOff", why, restarts=restarts, last=last)
             await self.until_leaving(run, wait_s)
             wait_s = min(BACK_OFF_S[1], 2 * wait_s)
         await self.until_leaving(run)
+
+    async def begun(self, run: Run, volumes: Volumes) -> bool:
+        """Start the container, once all that it names is there; False if it never came to that."""
+        said = ""
+        while not run.leaves():
+            try:
+                run.process = await self.containers.start(run, volumes)
+            except LookupError as error:
+                if str(error) != said:
+                    said = str(error)
+                    await say.waiting(self.api, run, "CreateContainerConfigError", said.strip("'"))
+                await self.until_leaving(run, RETRY_S)
+            except OSError as error:
+                await say.waiting(self.api, run, "RunContainerError", f"{error.strerror}: {error.filename}")
+                await self.until_leaving(run)
+            else:
+                return True
+        return False
+
+    async def attended(self, run: Run, volumes: Volumes, restarts: int, last: Json | None) -> int:
+        """Probe a running container and keep its volumes up to date until it ends; return its exit code."""
+
+        async def ready(well: bool) -> None:  # noqa: FBT001 - its only argument
+            await say.running(self.api, run, restarts, last, ready=well)
+
+        def sick() -> None:
+            run.sick = True
+            run.changed.set()
+
+        await ready(probes.begins_ready(run.container))
+        tasks = [asyncio.create_task(probes.watch(run, ready, sick))]
+        if self.containers.walled(run):
+            tasks.append(asyncio.create_task(self.refresh(volumes)))
+        try:
+            return await self.ended(run)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def refresh(self, volumes: Volumes) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await volumes.refresh()
 
     async def ended(self, run: Run) -> int:
         """Wait for the process; end it when the pod is to go."""
@@ -230,14 +247,14 @@ class Kubelet:
             run.changed.clear()
             if run.note("test/evict") is not None and not told:
                 told = True
-                await self.evict(run, "Evicted", "The node was low on resource: memory.")
+                await say.evict(self.api, run, "Evicted", "The node was low on resource: memory.")
                 await kill(run)
             elif run.note("test/preempt") is not None and not taken:
                 taken = True
-                await self.taken(run)
+                await say.taken(self.api, run)
             elif run.gone:
                 await kill(run)
-            elif run.leaves() and not told:
+            elif (run.leaves() or run.sick) and not told:
                 told = True
                 run.process.terminate()
                 asyncio.create_task(self.kill_later(run, run.process))  # noqa: RUF006
@@ -247,104 +264,14 @@ class Kubelet:
         return await waiter
 
     async def kill_later(self, run: Run, process: asyncio.subprocess.Process) -> None:
-        deadline = time.monotonic() + float(run.pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+        deadline = time.monotonic() + run.grace_s()
         while process.returncode is None:
             left_s = min(deadline, time.monotonic() + 0.2) - time.monotonic()
-            grace_s = float(run.pod["metadata"].get("deletionGracePeriodSeconds") or 0)
-            deadline = min(deadline, time.monotonic() + grace_s)  # it may be shortened
+            deadline = min(deadline, time.monotonic() + run.grace_s())  # it may be shortened
             if left_s <= 0 or run.gone:
                 await kill(run)
                 return
             await asyncio.sleep(left_s)
-
-    async def spawn(self, run: Run) -> asyncio.subprocess.Process:
-        spec = run.pod["spec"]["containers"][0]
-        folder = self.folder(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        own = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
-        own["PATH"] = f"{Path(sys.executable).parent}:{own.get('PATH', '')}"
-        env = {**own, "HOME": str(folder), "HOSTNAME": run.name}
-        for entry in spec.get("env") or ():
-            env[entry["name"]] = await self.value(run, entry, env)
-        words = [expand(word, env) for word in [*(spec.get("command") or ()), *(spec.get("args") or ())]]
-        with (folder / f"{spec['name']}.log").open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *words, env=env, cwd=spec.get("workingDir") or folder, stdout=log, stderr=log, start_new_session=True
-            )
-
-    async def value(self, run: Run, entry: Json, env: dict[str, str]) -> str:
-        source = entry.get("valueFrom")
-        if source is None:
-            return expand(entry.get("value", ""), env)
-        if "fieldRef" in source:
-            return field_of(run.pod, source["fieldRef"]["fieldPath"])
-        kind, plural = ("secretKeyRef", "secrets") if "secretKeyRef" in source else ("configMapKeyRef", "configmaps")
-        name, key = source[kind]["name"], source[kind]["key"]
-        root = run.path.rpartition("/pods/")[0]
-        try:
-            data = (await self.api.get(f"{root}/{plural}/{name}")).get("data", {})
-        except ProviderError:
-            raise LookupError(f'{plural[:-1]} "{name}" not found') from None
-        if key not in data:
-            raise LookupError(f"couldn't find key {key} in {plural[:-1]} {name}")
-        if plural == "configmaps":
-            return str(data[key])
-        import base64  # noqa: PLC0415
-
-        return base64.b64decode(data[key]).decode()
-
-    def folder(self, run: Run) -> Path:
-        return self.home / f"{run.name}-{run.pod['metadata']['uid']}"
-
-    # ── what is said of them
-
-    async def waiting(self, run: Run, reason: str, message: str, restarts: int = 0, last: Json | None = None) -> None:
-        state = {"waiting": {"reason": reason, "message": message}}
-        # A pod whose container crashed is still "Running".
-        await self.status(run, "Running" if restarts else "Pending", state, restarts=restarts, last=last)
-
-    async def running(self, run: Run, restarts: int = 0, last: Json | None = None) -> None:
-        await self.status(run, "Running", {"running": {"startedAt": now()}}, restarts=restarts, last=last, ready=True)
-
-    async def over(self, run: Run, phase: str, state: Json) -> None:
-        await self.status(run, phase, state)
-
-    async def evict(self, run: Run, reason: str, message: str) -> None:
-        with contextlib.suppress(ProviderError):
-            whole = {"phase": "Failed", "reason": reason, "message": message}
-            await self.api.merge(f"{run.path}/status", {"status": whole})
-
-    async def taken(self, run: Run) -> None:
-        """What the scheduler does to make room: a condition, then a deletion."""
-        taken = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "for it"}
-        conditions = [*(run.pod["status"].get("conditions") or ()), {**taken, "lastTransitionTime": now()}]
-        with contextlib.suppress(ProviderError):
-            await self.api.merge(f"{run.path}/status", {"status": {"conditions": conditions}})
-            await self.api.call("DELETE", run.path)
-
-    async def status(
-        self, run: Run, phase: str, state: Json, *, restarts: int = 0, last: Json | None = None, ready: bool = False
-    ) -> None:
-        spec = run.pod["spec"]["containers"][0]
-        one = {"name": spec["name"], "image": spec["image"], "imageID": "", "state": state, "ready": ready}
-        one |= {"restartCount": restarts, "lastState": last or {}}
-        known = [c for c in run.pod.get("status", {}).get("conditions") or () if c["type"] == "PodScheduled"]
-        told = [
-            {"type": kind, "status": "True" if ready else "False", "lastTransitionTime": now()}
-            for kind in ("Initialized", "ContainersReady", "Ready")
-        ]
-        status = {"phase": phase, "containerStatuses": [one], "conditions": known + told, "startTime": now()}
-        try:
-            await self.api.call(
-                "PATCH",
-                f"{run.path}/status",
-                {"metadata": {"uid": run.pod["metadata"]["uid"]}, "status": status},
-                kind="application/merge-patch+json",
-                limit_s=30.0,
-                patient=True,
-            )
-        except ProviderError:
-            return  # it is gone
 
     async def until_leaving(self, run: Run, limit_s: float | None = None) -> None:
         deadline = None if limit_s is None else time.monotonic() + limit_s
@@ -354,35 +281,6 @@ class Kubelet:
                     run.changed.clear()
                     await run.changed.wait()
 
-    async def forget(self, run: Run) -> None:
-        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": run.pod["metadata"]["uid"]}}
-        with contextlib.suppress(ProviderError):
-            await self.api.call("DELETE", run.path, body, limit_s=30.0, patient=True)
-
-
-async def kill(run: Run) -> None:
-    """Kill a pod's process with all that it started."""
-    if run.process is None or run.process.returncode is not None:
-        return
-    for pid in _tree(run.process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def expand(text: str, env: dict[str, str]) -> str:
-    """Put variables in, as `$(NAME)`; `$$` is a dollar."""
-    return WORD.sub(lambda found: "$" if found[0] == "$$" else env.get(found[1], found[0]), text)
-
-
-def field_of(pod: Json, path: str) -> str:
-    found = LABEL.fullmatch(path)
-    if found:
-        return str((pod["metadata"].get(found[1]) or {}).get(found[2], ""))
-    value: Any = pod
-    for part in path.split("."):
-        value = value.get(part, "")
-    return str(value)
-
 
 async def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="kubelet")
@@ -391,11 +289,15 @@ async def main(argv: list[str]) -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--pods", default=ROOM["pods"], help="room for so many")
     parser.add_argument("--cpu", default=ROOM["cpu"])
+    parser.add_argument("--root", action="append", default=[], metavar="IMAGE=FOLDER", help="an image's file system")
+    parser.add_argument("--token-life", type=float, metavar="S", help="renew tokens after so long, if not earlier")
     given = parser.parse_args(argv)
     given.home.mkdir(parents=True, exist_ok=True)
     api = Api(given.node, KubernetesOptions(mode="pods", template="x", kubeconfig=given.kubeconfig))
     await api.open()
-    kubelet = Kubelet(api, given.node, given.home, {**ROOM, "pods": given.pods, "cpu": given.cpu})
+    images = {image: load_image(Path(folder)) for image, folder in (one.split("=", 1) for one in given.root)}
+    containers = Containers(api, api._configuration.host, given.home, images, given.token_life)
+    kubelet = Kubelet(api, given.node, {**ROOM, "pods": given.pods, "cpu": given.cpu}, containers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, kubelet.stopped.set)

@@ -30,12 +30,10 @@ def rules(mode: str = "pods", *, run: str = "pod", target: str = "deployments", 
     kept = [*KEPT, *(f"{name}-orders" for name in KEPT)]
     rights = [
         right("events", "create"),
-        right("secrets", "create"),
-        right("secrets", "patch", names=KEPT),
-        right("configmaps", "create"),
-        right("configmaps", "get", "patch", names=kept)
+        right("secrets", "create", "patch", names=KEPT),
+        right("configmaps", "get", "create", "patch", names=kept)
         if mode == "scale"
-        else right("configmaps", "patch", names=KEPT),
+        else right("configmaps", "create", "patch", names=KEPT),
         right("pods/log", "get"),
     ]
     if mode == "scale":

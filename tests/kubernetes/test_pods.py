@@ -129,6 +129,17 @@ async def test_a_secret_that_is_not_there_is_refused_with_its_name(rig):
         await provider.launch(order(rig, "1-1", 1))
 
 
+async def test_a_secret_that_somebody_deleted_is_made_anew(rig):
+    """Seen to fail without `learn`."""
+    rig.cluster.make(template_object(rig.namespace))
+    provider = await opened(rig.provider())
+    await launched(provider, order(rig, "1-1", 1))
+    rig.cluster.call("DELETE", f"/api/v1/namespaces/{rig.namespace}/secrets/fleetd-pods")
+    with pytest.raises(RefusedError, match=r'secret "fleetd-pods" not found$'):
+        await provider.launch(order(rig, "1-2", 1))
+    assert len(await launched(provider, order(rig, "1-3", 1))) == 1
+
+
 async def test_a_worker_that_ends_again_and_again_is_no_node(rig):
     rig.cluster.make(template_object(rig.namespace, command=["sh", "-c", "sleep 0.2; exit 7", "worker"]))
     provider = await opened(rig.provider())

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
@@ -26,7 +26,6 @@ from kubernetes.aio.client.rest import RESTClientObject
 from fleetd.core.model import Seconds
 from fleetd.errors import ProviderError
 from fleetd.providers.kubernetes.faults import AnswerError, fault
-from fleetd.providers.kubernetes.options import KubernetesOptions
 
 Json = dict[str, Any]
 CALL_S: Final = 4.5  # less than the loop gives a list
@@ -43,12 +42,28 @@ _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/nam
 _PRELOADS: Final = "_preload_content" in inspect.signature(RESTClientObject.request).parameters  # the client before 37
 
 
-class Api:
-    """The connection of one pool."""
+class Access(Protocol):
+    """How the server is reached, and as whom."""
 
-    def __init__(self, pool: str, options: KubernetesOptions) -> None:
-        """Nothing is sent before `open`."""
-        self.place = f"pool {pool}"
+    @property
+    def namespace(self) -> str | None:
+        """Return the namespace; None for that of the credentials."""
+
+    @property
+    def kubeconfig(self) -> str | None:
+        """Return the file; None for the pod's own account."""
+
+    @property
+    def context(self) -> str | None:
+        """Return the context; None for the current one."""
+
+
+class Api:
+    """The connection of one pool, or of whoever else has a place in the policy."""
+
+    def __init__(self, pool: str, options: Access, place: str = "") -> None:
+        """Nothing is sent before `open`. `place` is what messages begin with, the pool where it is empty."""
+        self.place = place or f"pool {pool}"
         self._options = options
         self._rest: RESTClientObject | None = None
         self._configuration: Any = None

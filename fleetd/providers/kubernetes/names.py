@@ -43,6 +43,11 @@ def kept_name(pool: str) -> str:
     return f"fleetd-{safe}" if safe == pool else f"fleetd-{safe}-{_digest(pool)}"
 
 
+def lease_name(fleet: str) -> str:
+    """Return the name of the Lease that says which of a fleet's controllers acts."""
+    return f"fleetd-{fleet.lower().replace('_', '-')}"
+
+
 def node_id(pool: str, name: str, uid: str) -> NodeId:
     """Return a node's name: its pool's, its pod's and the uid, for names of pods are used again."""
     return f"{pool}/{name}.{uid}"

@@ -73,6 +73,11 @@ class Notes:
             await self._api.apply(path, self._maker.secret_object())
             self._kept = True
 
+    def learn(self, reason: str) -> None:
+        """Take in why a pod did not come up: where somebody has deleted the Secret, it is made anew."""
+        if f'secret "{self._maker.secret}" not found' in reason:
+            self._kept = False
+
     async def _run(self) -> None:
         while True:
             with suppress(ProviderError):  # the pool itself says what is wrong with the server
@@ -90,6 +95,8 @@ class Notes:
         status = self._status()
         if status != self._written and time.monotonic() - self._written_at >= STATUS_S:
             self._written_at = time.monotonic()
+            with suppress(ProviderError):  # a target may have pods before the first launch, which cannot begin without
+                await self.keep_secret()
             path = f"/api/v1/namespaces/{self._maker.namespace}/configmaps/{names.kept_name(self._maker.pool.name)}"
             await self._api.apply(path, self._maker.status_object({"status": status}))
             self._written = status
@@ -97,7 +104,10 @@ class Notes:
     def _status(self) -> str:
         pods = list(self._view.pods().values())
         states = {phase: sum(seen.phase == phase for seen in pods) for phase in ("coming", "up", "ended")}
-        troubles = sorted({f"{trouble.kind}: {trouble.reason}" for _, trouble in self._view.failed()})[:5]
+        failed = self._view.failed()
+        for _, trouble in failed:
+            self.learn(trouble.reason)
+        troubles = sorted({f"{trouble.kind}: {trouble.reason}" for _, trouble in failed})[:5]
         told = {"because": self._sentence, "pods": states, "troubles": troubles, **self.counts}
         return json.dumps(told, sort_keys=True)
 

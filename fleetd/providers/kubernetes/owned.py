@@ -199,6 +199,8 @@ class OwnedPods(PodPool):
         view, notes = self._seen, self._notes
         for node, trouble in lost.items():
             view.note(node, trouble)
+            if notes:
+                notes.learn(trouble.reason)
         if isinstance(error, FullError):
             view.full(Trouble("exhausted", str(error)))
         if notes and len(nodes) < order.count:
