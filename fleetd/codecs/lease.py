@@ -2,9 +2,9 @@
 
 The worker states what is (`POST /v1/lease`) and asks for what should be (`GET /v1/orders?node=…&after=N`, a long
 poll). Both directions are signed with HMAC-SHA256 under a key that never travels: a join token is
-``scope.key`` where ``key = HMAC(secret, scope)``; a request carries the scope and the signature of its method, path
-and body; an answer carries the signature of its body bound to the request's signature. Replays of a lease are refused
-by its sequence. Ages are sent, never time stamps: no clock is trusted.
+``scope.key`` where ``key = HMAC(secret, scope)`` (codecs/scope.py); a request carries the scope and the signature of
+its method, path and body; an answer carries the signature of its body bound to the request's signature. Replays of a
+lease are refused by its sequence. Ages are sent, never time stamps: no clock is trusted.
 """
 
 import hashlib
@@ -82,7 +82,8 @@ class Lease:
     `order` is the number of the newest order that `state` already obeys: "drained" means nothing to a controller that
     has since ordered work and drained again, unless the worker had heard of it. "starting": no code runs here yet, so
     this is no capacity. `digest` is the release that takes jobs, `refused` why others must not run here, `releases`
-    what the newest few did.
+    what the newest few did. `leaving`: why its machine goes by itself, in `leaving_s` seconds where that is known.
+    `busy_by`: how a foreign worker's `busy` is known: measured, probed, or "by signal" (it is not); "": one of ours.
     """
 
     fleet: str
@@ -100,8 +101,11 @@ class Lease:
     digest: str = ""
     crashes: int = 0
     order: int = 0
+    leaving: str = ""
+    leaving_s: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
     releases: dict[str, ReleaseCounts] = field(default_factory=dict)
+    busy_by: str = ""
     jobs: dict[str, JobCounts] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     protocol: int = PROTOCOL
@@ -109,11 +113,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAnswer:
-    """What the controller says to a lease: come again in `next_s`; it counts `ttl_s`; these dead letters are stored."""
+    """What the controller says to a lease: come again in `next_s`; it counts `ttl_s`; these dead letters are stored.
+
+    `token`, where there is one, is to be used from now on: the one in use ends soon.
+    """
 
     next_s: float
     ttl_s: float
     dead: list[str] = field(default_factory=list)
+    token: str = ""
     protocol: int = PROTOCOL
 
 
@@ -250,8 +258,12 @@ def _map(raw: dict[str, Any], name: str, place: str) -> dict[str, Any]:
 
 
 def join_token(secret: str, fleet: str, pool: str) -> str:
-    """Return the token that lets a worker join `pool`: the scope and the key made for it."""
-    scope = f"{fleet}/{pool}"
+    """Return the token that lets any worker join `pool`, for ever."""
+    return scope_token(secret, f"{fleet}/{pool}")
+
+
+def scope_token(secret: str, scope: str) -> str:
+    """Return the token of a scope: the scope and the key made for it."""
     return f"{scope}.{_hmac(secret.encode(), b'join/' + scope.encode())}"
 
 

@@ -1,0 +1,1 @@
+"""Machines without disks: the image they run, the service they boot from, how they are enrolled."""
