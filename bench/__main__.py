@@ -14,12 +14,17 @@ KNOWN = {
     "policy": "what the decisions cost on given traces, beside peers and the clairvoyant bound (needs their folder)",
     "decisions": "how fast decisions and simulations are",
     "scrape": "how long a scrape of the metrics takes, and how many series it has",
+    "ec2": "instances on moto: launches in bad weather, interruptions, budget, stockout, calls per tick; half an hour",
     "kube": "pods on a real control plane: a burst, scale-ins under load, a thousand pods (builds it once)",
+    "boot": "200 machines that boot at the same time from the boot service, beside nginx",
+    "rack": "a rack of qemu machines end to end: boots of each kind, a rush, what goes wrong; root, ten minutes",
     "burst": "thousands of jobs while workers, nodes and the controller are killed",
     "reload": "releases activated under load, every fifth broken; Celery, RQ and dramatiq beside; memory; fifty nodes",
+    "files": "2 GiB through the file store to a worker and back, killed half way; deadlines; a batch of 10,000 jobs",
+    "foreign": "Celery, RQ and Perl through rushes, drained while they run jobs: what scale-in kills",
     "faults": "what becomes of each job where a slot, its memory, the disk or the dispatcher fails",
 }
-LONG = ("policy", "reload", "faults")  # each with a make target of its own
+LONG = ("policy", "reload", "files", "faults", "boot", "rack", "ec2", "foreign")  # each with a make target of its own
 
 
 def main(argv: list[str]) -> int:

@@ -52,6 +52,16 @@ class RefusedError(ProviderError):
     """The provider understood and said no (a quota, a permission, a wrong template): asking again will not help."""
 
 
+class SeatTakenError(FleetdError):
+    """Another controller was quicker to write that it acts; nothing was overwritten."""
+
+
+class LostLeadError(FleetdError):
+    """This controller may act no more: another one may. Whoever keeps it running should start it anew."""
+
+    exit_code = 5
+
+
 class JobError(FleetdError):
     """A job failed at its worker. `remote` is what the worker said (its exception's text), if it said anything."""
 

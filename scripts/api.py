@@ -9,6 +9,8 @@ from fleetd.control.code import Code
 from fleetd.control.loop import Controller
 from fleetd.control.outlook import Adapters
 from fleetd.core.model import Policy
+from fleetd.depot.depot import Depot
+from fleetd.depot.records import Records
 from fleetd.store.sqlite import Store
 from fleetd.web.api import make_app
 from fleetd.web.openapi import document
@@ -85,7 +87,9 @@ def _document() -> dict[str, Any]:
         policy, store = Policy("docs", {}, {}, {}, {}), Store(Path(room))
         controller = Controller(policy, store, lambda _: Adapters({}, {}), lambda *_: None)
         try:
-            return document(make_app(controller, "", "", Code(lambda: policy, Path(room))).state.calls)
+            return document(
+                make_app(controller, "", "", Code(lambda: policy, Path(room)), _records(policy, room)).state.calls
+            )
         finally:
             store.close()
 
@@ -191,6 +195,10 @@ def _json(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _records(policy: Policy, room: str) -> Records:
+    return Records(Depot(lambda: policy, Path(room)))
 
 
 if __name__ == "__main__":

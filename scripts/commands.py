@@ -23,6 +23,7 @@ the file of an authority that the system does not know. All of them use the [API
 | 2 | wrong usage, or a wrong policy |
 | 3 | the controller or a dispatcher cannot be reached |
 | 4 | `submit`: the job failed, or its result did not come in time |
+| 5 | `run`: another controller may act now (`controller.leader`); start it anew |
 
 `fleetd --install-completion` teaches your shell to complete them.
 

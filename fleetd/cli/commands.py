@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from fleetd.cli import more, release, simulate
+from fleetd.cli import aws, boot, image, manifests, more, rack, release, simulate
 from fleetd.cli.asking import Fleet, Json, PolicyFile, ask, done, duration
 from fleetd.errors import FleetdError, PolicyError, UsageError
 
@@ -31,6 +31,9 @@ def run(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="decide and record, touch nothing; may run beside the live controller")
     ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="reload the policy whenever what is in its file has changed")
+    ] = False,
 ) -> None:
     """Run the controller. Ctrl-C leaves the workers alive; the next start adopts them. SIGHUP reloads the policy."""
     from fleetd.cli.run import Options, run_controller
@@ -40,7 +43,7 @@ def run(
     if shadow and drain:
         raise UsageError("--drain: a shadow ends no worker; leave it out")
     view = sys.stdout.isatty() if live is None else live
-    run_controller(policy, Options(drain=drain, live=view, json=log_format == "json", shadow=shadow))
+    run_controller(policy, Options(drain=drain, live=view, json=log_format == "json", shadow=shadow, follow=follow))
 
 
 @app.command()
@@ -185,6 +188,11 @@ def drain(
 app.add_typer(more.app)
 app.add_typer(release.app)
 app.add_typer(simulate.app)
+app.add_typer(manifests.app)
+app.add_typer(aws.app)
+app.add_typer(image.app)
+app.add_typer(boot.app)
+app.add_typer(rack.app)
 
 
 FIRST_APP: Final = '''"""A first app: jobs are functions from bytes to bytes."""

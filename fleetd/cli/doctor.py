@@ -12,7 +12,8 @@ from fleetd.cli.remote import call, state_folder
 from fleetd.config import load
 from fleetd.control.outlook import Outlook
 from fleetd.control.watch import TIMEOUT_S
-from fleetd.control.wiring import Home, make_adapters
+from fleetd.control.wiring import Home, adapter, make_adapters
+from fleetd.core.election import Seat
 from fleetd.core.model import Blind, Policy
 from fleetd.errors import FleetdError, UnreachableError
 from fleetd.worker.app import AppError, find_app
@@ -29,6 +30,7 @@ def examine(path: Path) -> list[Finding]:
         *_machine(policy),
         *_apps(policy),
         *asyncio.run(_adapters(policy)),
+        *asyncio.run(_leader(policy)),
         _controller(policy),
     ]
 
@@ -94,6 +96,26 @@ async def _adapters(policy: Policy) -> list[Finding]:
         else:
             findings.append((True, f"pool {name}: can be listed, act: {str(policy.pools[name].act).lower()}", ""))
     return findings
+
+
+async def _leader(policy: Policy) -> list[Finding]:
+    chosen = policy.controller.leader
+    if chosen is None:
+        return []
+    seat: Seat = adapter("fleetd.leaders", chosen.kind)(policy.fleet, chosen.options)
+    fix = "without it no controller ever acts"
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            lacking = await seat.check()
+            if lacking:
+                return [(False, line, fix) for line in lacking]
+            term = await seat.read()
+    except (FleetdError, TimeoutError) as error:
+        return [(False, " ".join(str(error).split()) or f"{seat.place}: no answer", fix)]
+    finally:
+        await seat.close()
+    held = f"held by {term.holder}" if term and term.holder else "free"
+    return [(True, f"{seat.place}: may be read and written, {held}", "")]
 
 
 def _controller(policy: Policy) -> Finding:

@@ -1,7 +1,8 @@
 """The `fleetd` command. `worker`, `submit`, `dispatcher` and `version` need the standard library alone.
 
 Promises: a person sees one clear line for each error, never a traceback; the exit codes are those of `fleetd.errors`:
-0 done, 1 failed, 2 wrong usage or policy, 3 unreachable, 4 a job failed or its result did not come in time.
+0 done, 1 failed, 2 wrong usage or policy, 3 unreachable, 4 a job failed or its result did not come in time, 5 another
+controller may act now.
 """
 
 import sys

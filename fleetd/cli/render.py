@@ -104,6 +104,7 @@ def _note(pool: dict[str, Any]) -> str:
     notes = [
         f"cannot be seen for {seconds(pool['blind_s'])}: {pool['blind']}" if pool["blind"] else "",
         "watched only" if not pool["act"] else "",
+        f"drain: {pool['drain']}" if pool.get("drain") else "",
         "drained by an operator" if pool["drained"] else "",
         f"held for {seconds(pool['held_s'])}" if pool["held_s"] else "",
         f"{pool['quarantined']} quarantined" if pool["quarantined"] else "",

@@ -1,5 +1,6 @@
 """`fleetd run`: the controller, its API and its live view in one event loop; signals; the orderly end.
 
+With `controller.leader` in the policy it is one of several, and stands by until it may act (cli/lead.py).
 With `--shadow` it is one that touches nothing (control/shadow.py): it has a state folder and an address of its own,
 starts no dispatcher, alerts nobody, and leaves the workers alone.
 """
@@ -10,26 +11,36 @@ import secrets
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from socket import socket
 from typing import Final
 
 import structlog
 
+from fleetd.cli import boot
 from fleetd.cli.dry import remembered
+from fleetd.cli.follow import follow
+from fleetd.cli.lead import Lead, adopt, stand_by_and_lead
 from fleetd.cli.remote import announce, call, state_folder
 from fleetd.config import diff, load
 from fleetd.control.alerts import Alerts
 from fleetd.control.code import Code
 from fleetd.control.embedded import end, ensure, keep
+from fleetd.control.leader import guarded_loop, make_leader
 from fleetd.control.loop import Controller, Say
 from fleetd.control.outlook import Adapters
 from fleetd.control.shadow import Glimpse, Shadow, load_glimpse
 from fleetd.control.status import status
 from fleetd.control.wiring import Home, make_adapters
 from fleetd.core.model import AlertsPolicy, ControllerPolicy, DrainAllCommand, Policy
+from fleetd.depot.depot import Depot
+from fleetd.depot.keep import Keeper
+from fleetd.depot.records import Records
 from fleetd.errors import FleetdError
 from fleetd.store.sqlite import Store
 from fleetd.web.api import make_app
@@ -42,34 +53,50 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`drain` ends the workers at the end; `live` draws the view, otherwise events are logged, as `json` or text."""
+    """`drain` ends the workers at the end; `live` draws the view, otherwise events are logged, as `json` or text.
+
+    `follow` takes the policy anew whenever its file has changed.
+    """
 
     drain: bool
     live: bool
     json: bool
     shadow: bool = False
+    follow: bool = False
 
 
 def run_controller(path: Path, options: Options) -> None:
-    """Run until ended by a signal."""
-    policy = _taken(load(path), options)
+    """Run until ended by a signal, or, as one of several controllers, until it may act no more."""
+    policy, log = _taken(load(path), options), _log(options)
+    leader = make_leader(policy, log)
+    if leader is None:
+        asyncio.run(_act(path, options, log, policy))
+        return
+    with asyncio.Runner(loop_factory=partial(guarded_loop, leader.mind)) as runner:
+        runner.run(stand_by_and_lead(path, policy, leader, log, partial(_act, path, options, log)))
+
+
+async def _act(path: Path, options: Options, log: Say, policy: Policy, lead: Lead | None = None) -> bool:
+    """Act; return whether all of it has ended."""
     store = Store(state_folder(f"{policy.fleet}-shadow" if options.shadow else policy.fleet))
     try:
-        asyncio.run(_run(path, policy, store, options))
+        return await _run(path, policy, store, options, log, lead)
     finally:
         store.close()
 
 
-async def _run(path: Path, policy: Policy, store: Store, options: Options) -> None:
-    log = _log(options)
+async def _run(path: Path, policy: Policy, store: Store, options: Options, log: Say, lead: Lead | None) -> bool:
     join = policy.controller.join or store.meta("join", secrets.token_hex(32)) or ""
     token = policy.controller.token or store.meta("token", secrets.token_urlsafe(24)) or ""
-    listener = _listen(policy, store)
+    listener = (lead and lead.listener) or _listen(policy, store)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    controller = _shadow(policy, store, log) if options.shadow else _live(policy, store, url, join, log)
+    controller = _shadow(policy, store, log) if options.shadow else _live(policy, store, url, join, log, lead)
+    if lead is not None:
+        await lead.enter(controller)
     code = Code(lambda: controller.policy, store.folder)
-    server = make_server(make_app(controller, join, token, code))
+    records = Records(Depot(lambda: controller.policy, store.folder))
+    server = make_server(make_app(controller, join, token, code, records))
     announce(store.folder, url, token, shadow=options.shadow)
     whose = "shadow of fleet" if options.shadow else "fleet"
     log("start", f"{whose} {policy.fleet}, epoch {controller.memory.epoch}, {url}, state in {store.folder}")
@@ -78,14 +105,15 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
         await code.look(controller, log)  # before the first tick: without code, nothing is launched
     life = asyncio.create_task(controller.run())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    others = [serving]
-    if not options.shadow:
-        alerts = Alerts(lambda: controller.policy.alerts, log).run(lambda: status(controller, 0))
-        kept = keep(lambda: controller.policy, store.folder, log)
-        others += [asyncio.create_task(one) for one in (alerts, kept, code.watch(controller, log))]
-    _on_signals(controller, life, path, options, log)
-    if options.live:
-        others.append(asyncio.create_task(_view(controller)))
+    reload = partial(_reload, controller, path, options, log)
+    home = Home(store.folder, "", url, join)
+    beside = [] if options.shadow else [Keeper(records, log).run(), *_beside(controller, code, home, log)]
+    beside += [follow(path, reload)] if options.follow else []
+    beside += [_view(controller)] if options.live else []
+    others = [serving, *(asyncio.create_task(one) for one in beside)]
+    _on_signals(controller, life, reload, options)
+    if lead is not None and lead.stop.is_set():
+        life.cancel()
     try:
         await asyncio.wait([life, serving], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -94,20 +122,30 @@ async def _run(path: Path, policy: Policy, store: Store, options: Options) -> No
         controller.leases.let_go()
         for task in others[1:]:
             task.cancel()
-        await asyncio.wait([life, *others], timeout=5.0)
+        _, left_over = await asyncio.wait([life, *others], timeout=5.0)
         (store.folder / "controller.json").unlink(missing_ok=True)
     if options.shadow:
         log("end", "nothing was touched")
-        return _raise(life)
+        _raise(life)
+        return not left_over
     left = len(controller.memory.nodes)
     if controller.memory.ending and not left:
         await end(controller.policy, store.folder)
     log("end", f"{left} nodes live on; the next start adopts them" if left else "no node is left")
-    return _raise(life)
+    _raise(life)
+    return not left_over
+
+
+def _beside(controller: Controller, code: Code, home: Home, log: Say) -> list[Coroutine[None, None, None]]:
+    """Return what goes on beside the ticks of a controller that acts."""
+    alerts = Alerts(lambda: controller.policy.alerts, log).run(lambda: status(controller, 0))
+    kept = keep(lambda: controller.policy, controller.store.folder, log)
+    racks = boot.serve(lambda: controller.policy, home, log)
+    return [alerts, kept, code.watch(controller, log), racks]
 
 
 def _raise(life: asyncio.Task[None]) -> None:
-    if not life.cancelled() and (error := life.exception()):
+    if life.done() and not life.cancelled() and (error := life.exception()):
         raise error
 
 
@@ -116,9 +154,16 @@ def _taken(policy: Policy, options: Options) -> Policy:
     return replace(policy, controller=ControllerPolicy(), alerts=AlertsPolicy()) if options.shadow else policy
 
 
-def _live(policy: Policy, store: Store, url: str, join: str, log: Say) -> Controller:
-    home = Home(store.folder, store.meta("instance", secrets.token_hex(8)) or "", url, join)
-    return Controller(policy, store, lambda wanted: make_adapters(wanted, home), log)
+def _live(policy: Policy, store: Store, url: str, join: str, log: Say, lead: Lead | None) -> Controller:
+    home = Home(store.folder, adopt(lead, store), url, join)
+    make = partial(_adapters, home)
+    if lead is None:
+        return Controller(policy, store, make, log)
+    return Controller(policy, store, make, log, epoch=lead.leader.term.epoch, mind=lead.leader.mind)
+
+
+def _adapters(home: Home, wanted: Policy) -> Adapters:
+    return make_adapters(wanted, home)
 
 
 def _shadow(policy: Policy, store: Store, log: Say) -> Controller:
@@ -165,7 +210,12 @@ def _log(options: Options) -> Say:
     return say
 
 
-def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, options: Options, log: Say) -> None:
+def _on_signals(
+    controller: Controller,
+    life: asyncio.Task[None],
+    reload: Callable[[], Coroutine[None, None, None]],
+    options: Options,
+) -> None:
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -176,7 +226,7 @@ def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, op
         life.cancel()
 
     def hang_up() -> None:
-        task = asyncio.create_task(_reload(controller, path, options, log))
+        task = asyncio.create_task(reload())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -186,19 +236,20 @@ def _on_signals(controller: Controller, life: asyncio.Task[None], path: Path, op
 
 
 async def _reload(controller: Controller, path: Path, options: Options, log: Say) -> None:
-    """Take the policy anew and print the difference; an invalid file changes nothing."""
+    """Take the policy anew and print the difference; one that cannot be taken changes nothing."""
+    before = controller.policy
     try:
         policy = _taken(await asyncio.to_thread(load, path), options)
+        for name in ("fleet", "controller.leader"):
+            if attrgetter(name)(policy) != attrgetter(name)(before):
+                raise FleetdError(f"{path}: {name}: cannot change while {before.fleet} runs")  # noqa: TRY301 - as below
+        await controller.reload(policy)
     except FleetdError as error:
-        for line in str(error).splitlines():
-            log("reload", f"{line} (the old policy stays)")
+        first, *more = str(error).splitlines()
+        rest = f", and {len(more)} more: see `fleetd check {path}`" if more else ""
+        log("reload", f"{first}{rest} (the old policy stays)")
         return
-    if policy.fleet != controller.policy.fleet:
-        log("reload", f"{path}: fleet: cannot change while {controller.policy.fleet} runs (the old policy stays)")
-        return
-    changes = diff(controller.policy, policy)
-    await controller.reload(policy)
-    for line in changes or ["nothing changed"]:
+    for line in diff(before, policy) or ["nothing changed"]:
         log("reload", line)
 
 

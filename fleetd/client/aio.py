@@ -1,59 +1,60 @@
 """The asyncio client: a job in the foreground with its result, or in the background with a handle.
 
-Promises: every call ends by its deadline; nothing is lost silently. A job goes to the server that its unique hashes
-to; where that one certainly has not taken it (no connection, or it answered with an error) the next is tried. Where
-the connection ended between sending and the answer nobody can know: `OutcomeUnknownError`, unless the caller gave
-`retry_unknown=True`, which means: rather twice than not at all. Then the same unique is sent to the same server again,
-where it meets its first copy if that is still there, and after that to the others.
+Promises: every call ends by its deadline; nothing is lost silently. Which dispatcher takes a job, and what is known
+where one fails: client/placing.py. What needs the fleet's store (files, results that are asked for later, cancelling
+what runs) needs `files`; everything else does without.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
-from fleetd.client.outcomes import BatchError, JobHandle, OutcomeUnknownError
+from fleetd.client.claims import EVERY_S, Claims, Files, Wanted
+from fleetd.client.outcomes import BatchError, JobHandle, JobState, Stopped, key_of
+from fleetd.client.placing import Outcome, Placing
 from fleetd.client.ring import Ring, Server
+from fleetd.dispatchers.admin import AdminConnection
 from fleetd.dispatchers.follow import Listeners, OnBytes, OnProgress
-from fleetd.dispatchers.jobs import (
-    ConnectionLostError,
-    JobRefusedError,
-    JobStatus,
-    NotSentError,
-    Priority,
-    Submission,
-    new_unique,
-)
+from fleetd.dispatchers.jobs import JobStatus, Priority, Submission, new_unique
 from fleetd.dispatchers.submit import Limits, SubmitConnection
-from fleetd.errors import FleetdError, JobTimeoutError, UnreachableError, UsageError
+from fleetd.errors import FleetdError, JobTimeoutError, UnreachableError
 
 DEFAULT_WAIT_S: Final = 30.0
 DEFAULT_SUBMIT_S: Final = 10.0
+DEFAULT_FILE_S: Final = 3600.0
 BATCH: Final = 128
 BATCHES_UNDER_WAY: Final = 2  # one is prepared while the dispatcher works on the other
-Outcome = JobHandle | FleetdError
-T = TypeVar("T")
+OPEN_AT_ONCE: Final = 500
 
 
 class AsyncClient:
     """Submits to `servers`: "host:port" each, or a single one as text. Use it from one event loop.
 
-    Connections open at the first use. `limits` bound each of them: window, seconds, bytes.
+    Connections open at the first use. `limits` bound each of them: window, seconds, bytes. `files`: the fleet's store.
     """
 
-    def __init__(self, servers: Sequence[str] | str, *, limits: Limits | None = None) -> None:
-        self._ring = Ring(servers, limits or Limits())
+    def __init__(
+        self, servers: Sequence[str] | str, *, limits: Limits | None = None, files: Files | None = None
+    ) -> None:
+        self._limits = limits or Limits()
+        self._ring = Ring(servers, self._limits)
+        self._placing = Placing(self._ring)
+        self._claims = Claims(files, self._limits)
 
     async def run(
         self,
         function: str,
         payload: bytes = b"",
         *,
-        wait_s: float = DEFAULT_WAIT_S,
+        wait_s: float | None = None,
         unique: str | None = None,
         priority: Priority = "normal",
+        file: Path | None = None,
+        into: Path | None = None,
         on_progress: OnProgress | None = None,
         on_data: OnBytes | None = None,
         on_warning: OnBytes | None = None,
@@ -61,51 +62,84 @@ class AsyncClient:
     ) -> bytes:
         """Run a job in the foreground and return its result, after any data where no `on_data` takes it.
 
+        `file` is sent in the place of the payload; `into`: the file that the result goes to, b"" is returned then.
         Raises JobTimeoutError after `wait_s` seconds (the job may still run), JobError where it failed (`remote` is
         the worker's word), OutcomeUnknownError where the connection broke under it, JobRefusedError, UnreachableError,
-        UsageError.
+        UsageError; with files BadFileError and StoreFullError. By default it waits for 30 s, with files an hour.
         """
         job = submission(function, payload, unique, priority)
+        if wait_s is None:
+            wait_s = DEFAULT_FILE_S if file or into else DEFAULT_WAIT_S
         listeners = Listeners(on_progress, on_data, on_warning)
         end_at = asyncio.get_running_loop().time() + wait_s
-        reached = False
+        doing = "no dispatcher could be reached"
 
         async def on(connection: SubmitConnection) -> bytes:
-            nonlocal reached
-            reached = True
-            return await connection.run(job, wait_s=wait_s, listeners=listeners)
+            nonlocal doing
+            doing = "it may still run"
+            left_s = max(0.001, end_at - asyncio.get_running_loop().time())
+            return await connection.run(job, wait_s=left_s, listeners=listeners)
 
         try:
             async with asyncio.timeout_at(end_at) as deadline:
-                return await self._somewhere(job, on, end_at=end_at, retry_unknown=retry_unknown)
-        except TimeoutError:
-            if not deadline.expired():
+                if self._claims.needed(job, file) or (into is not None and self._claims.there):
+                    doing = "its file was not sent yet"
+                    job = await self._claims.prepared(job, file, Wanted())
+                    doing = "no dispatcher could be reached"
+                found = await self._placing.somewhere(job, on, end_at=end_at, retry_unknown=retry_unknown)
+                doing = "it is done, and its result was not fetched yet"
+                return await self._claims.resolved(found, into)
+        except (TimeoutError, JobTimeoutError) as error:
+            if isinstance(error, TimeoutError) and not deadline.expired():
                 raise  # a listener's own
-            why = "it may still run" if reached else "no dispatcher could be reached"
-            raise JobTimeoutError(f"job {function}: no result within {wait_s:g} s; {why}") from None
+            raise JobTimeoutError(f"job {function}: no result within {wait_s:g} s; {doing}") from None
 
     async def submit(
         self,
         function: str,
         payload: bytes = b"",
         *,
-        wait_s: float = DEFAULT_SUBMIT_S,
+        wait_s: float | None = None,
         unique: str | None = None,
         priority: Priority = "normal",
+        file: Path | None = None,
+        keep_result_s: float | None = None,
+        tell: str = "",
         retry_unknown: bool = False,
     ) -> JobHandle:
         """Queue a job in the background; returns once a dispatcher has confirmed that it has it.
 
-        Raises OutcomeUnknownError, JobRefusedError, UnreachableError (also after `wait_s` seconds), UsageError.
+        `file` is sent in the place of the payload. With `keep_result_s` or `tell` the job's end is kept for so many
+        seconds, for `result`; `tell` is a URL that it is posted to. Raises OutcomeUnknownError, JobRefusedError,
+        UnreachableError (also after `wait_s` seconds: 10, with files an hour), UsageError; with files BadFileError and
+        StoreFullError.
         """
         job = submission(function, payload, unique, priority)
-        (outcome,) = await self.place([job], wait_s=wait_s, retry_unknown=retry_unknown)
+        if wait_s is None:
+            wait_s = DEFAULT_FILE_S if file else DEFAULT_SUBMIT_S
+        loop = asyncio.get_running_loop()
+        end_at = loop.time() + wait_s
+        wanted = Wanted(keep_result_s, tell)
+        if wanted.any or self._claims.needed(job, file):
+            try:
+                async with asyncio.timeout_at(end_at):
+                    job = await self._claims.prepared(job, file, wanted)
+            except TimeoutError:
+                what = "the file store did not take it"
+                raise UnreachableError(f"job {function}: {what} within {wait_s:g} s; nothing was submitted") from None
+        left_s = max(0.001, end_at - loop.time())
+        (outcome,) = await self._placing.place([job], wait_s=left_s, retry_unknown=retry_unknown)
         if isinstance(outcome, FleetdError):
             raise outcome
         return outcome
 
     async def submit_many(
-        self, jobs: Iterable[Submission], *, wait_s: float = DEFAULT_SUBMIT_S, retry_unknown: bool = False
+        self,
+        jobs: Iterable[Submission],
+        *,
+        wait_s: float = DEFAULT_SUBMIT_S,
+        keep_result_s: float | None = None,
+        retry_unknown: bool = False,
     ) -> list[JobHandle]:
         """Queue many jobs in the background, pipelined; return their handles in order. `jobs` is consumed as it goes.
 
@@ -116,7 +150,7 @@ class AsyncClient:
         under_way: deque[asyncio.Task[list[Outcome]]] = deque()
         try:
             for batch in batches(jobs):
-                placing = self.place(batch, wait_s=wait_s, retry_unknown=retry_unknown)
+                placing = self.place(batch, wait_s=wait_s, keep_result_s=keep_result_s, retry_unknown=retry_unknown)
                 under_way.append(asyncio.create_task(placing))
                 if len(under_way) == BATCHES_UNDER_WAY:
                     outcomes += await under_way.popleft()
@@ -125,10 +159,99 @@ class AsyncClient:
                 outcomes += found
         return all_taken(outcomes)
 
+    async def place(
+        self,
+        jobs: Sequence[Submission],
+        *,
+        wait_s: float,
+        keep_result_s: float | None = None,
+        retry_unknown: bool = False,
+    ) -> list[Outcome]:
+        """Queue a batch in the background, each job at the server of its unique; return the outcomes in order."""
+        end_at = asyncio.get_running_loop().time() + wait_s
+        if keep_result_s is not None:
+            try:
+                async with asyncio.timeout_at(end_at):
+                    jobs = await self._claims.kept(jobs, Wanted(keep_result_s))
+            except (FleetdError, TimeoutError) as error:
+                fault = error if isinstance(error, FleetdError) else UnreachableError("the file store did not answer")
+                return [fault for _ in jobs]
+        left_s = max(0.001, end_at - asyncio.get_running_loop().time())
+        return await self._placing.place(jobs, wait_s=left_s, retry_unknown=retry_unknown)
+
+    # ── later
+
     async def status(self, handle: JobHandle) -> JobStatus:
         """Return what the job's dispatcher knows of it. Raises UnreachableError, ProtocolError, UsageError."""
         connection = await self._ring.find(handle.server).connection()
         return await connection.status(handle.handle)
+
+    async def state(self, job: JobHandle | str, *, function: str = "") -> JobState:
+        """Return how far a job is: by its dispatcher, and by what is kept of it. A text is a unique, with `function`.
+
+        Raises UnreachableError, UsageError.
+        """
+        if isinstance(job, JobHandle):
+            status = await self.status(job)
+            if status.known:
+                return JobState("running" if status.running else "waiting", status.numerator, status.denominator)
+        if not self._claims.there:
+            return JobState("unknown")
+        return await self._claims.state(key_of(job, function))
+
+    async def result(
+        self, job: JobHandle | str, *, function: str = "", wait_s: float = 0.0, into: Path | None = None
+    ) -> bytes:
+        """Return the result of a job that was submitted with `keep_result_s`, by this client or by one before it.
+
+        A text is a unique, with `function`. Raises JobTimeoutError where it has not ended within `wait_s` seconds,
+        JobError where it failed, was cancelled, or nothing is kept of it; UnreachableError, BadFileError. To fetch a
+        result that is there takes its own time, an hour at most.
+        """
+        record = await self._claims.ended(key_of(job, function), wait_s)
+        try:
+            async with asyncio.timeout(DEFAULT_FILE_S):
+                return await self._claims.taken(record, into)
+        except TimeoutError:
+            raise JobTimeoutError(
+                f"job {record['function']}: its result did not come in {DEFAULT_FILE_S:g} s"
+            ) from None
+
+    async def follow(
+        self, job: JobHandle | str, *, function: str = "", wait_s: float = DEFAULT_FILE_S, every_s: float = EVERY_S
+    ) -> AsyncIterator[JobState]:
+        """Yield the job's state whenever it has changed, until it ended, nobody knows it, or `wait_s` is over."""
+        loop = asyncio.get_running_loop()
+        end_at, before = loop.time() + wait_s, None
+        while True:
+            now = await self.state(job, function=function)
+            if now != before:
+                yield now
+            before = now
+            if now.over or loop.time() + every_s > end_at:
+                return
+            await asyncio.sleep(every_s)
+
+    async def cancel(self, job: JobHandle) -> Stopped:
+        """Take a job out of its queue; one that runs already is asked to end, where its end is kept.
+
+        Returns "taken out"; "asked" (its function sees that, and may heed it); "runs" where nothing can be done;
+        "over" where its dispatcher does not know it any more. Raises UnreachableError.
+        """
+        status = await self.status(job)
+        if status.known and not status.running:
+            server = self._ring.find(job.server)
+            admin = AdminConnection(server.address)
+            try:
+                gone = await admin.cancel_job(job.handle)
+            finally:
+                await admin.close()
+            if gone:
+                await self._claims.cancelled(job.key)
+                return "taken out"
+        if not status.known:
+            return "over"
+        return "asked" if await self._claims.cancelled(job.key) else "runs"
 
     async def ping(self) -> dict[str, float | None]:
         """Return, by server, the seconds that an echo took; None where it could not be reached."""
@@ -137,6 +260,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close every connection; jobs awaited in the foreground fail. Safe twice."""
+        self._claims.close()
         await self._ring.close()
 
     async def __aenter__(self) -> Self:
@@ -146,107 +270,6 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    async def place(self, jobs: Sequence[Submission], *, wait_s: float, retry_unknown: bool = False) -> list[Outcome]:
-        """Queue a batch in the background, each job at the server of its unique; return the outcomes in order."""
-        end_at = asyncio.get_running_loop().time() + wait_s
-        groups: dict[Server, list[int]] = {}
-        for at, job in enumerate(jobs):
-            groups.setdefault(self._ring.order(job.unique)[0], []).append(at)
-        outcomes: dict[int, Outcome] = {}
-
-        async def fill(server: Server, places: list[int]) -> None:
-            batch = [jobs[at] for at in places]
-            found = await _together(server, batch, end_at) if len(batch) > 1 else [None]
-            outcomes.update((at, one) for at, one in zip(places, found, strict=True) if one is not None)
-            unknown = [at for at in places if retry_unknown and isinstance(outcomes.get(at), OutcomeUnknownError)]
-            rest = [*unknown, *(at for at in places if at not in outcomes)]
-            alone = [self._alone(jobs[at], end_at, outcomes.get(at), retry_unknown=retry_unknown) for at in rest]
-            outcomes.update(zip(rest, await asyncio.gather(*alone), strict=True))
-
-        await asyncio.gather(*(fill(server, places) for server, places in groups.items()))
-        return [outcomes[at] for at in range(len(jobs))]
-
-    async def _alone(self, job: Submission, end_at: float, before: Outcome | None, *, retry_unknown: bool) -> Outcome:
-        """Queue one job in the background at the first server that takes it. `before` is what became of it so far."""
-
-        async def on(connection: SubmitConnection) -> JobHandle:
-            (found,) = await connection.submit([job], wait_s=_left(end_at, connection))
-            if isinstance(found, JobRefusedError):
-                raise found
-            return JobHandle(str(connection.address), found, job.unique)
-
-        try:
-            return await self._somewhere(job, on, end_at=end_at, before=before, retry_unknown=retry_unknown)
-        except FleetdError as error:
-            return error
-
-    async def _somewhere(
-        self,
-        job: Submission,
-        on: Callable[[SubmitConnection], Awaitable[T]],
-        *,
-        end_at: float,
-        before: Outcome | None = None,
-        retry_unknown: bool,
-    ) -> T:
-        """Do something at the first server that takes it: the one rule for fail-over, see the module's promise."""
-        faults: list[FleetdError] = []
-        servers = deque(self._ring.order(job.unique))  # a copy: the ring keeps its own
-        again: set[Server] = set()
-        if isinstance(before, OutcomeUnknownError):  # where its first copy may be, the second is no second job
-            faults.append(before)
-            lost_at = self._ring.find(before.server)
-            again.add(lost_at)
-            servers.remove(lost_at)
-            servers.appendleft(lost_at)
-        while servers:
-            server = servers.popleft()
-            try:
-                return await on(await _reach(server, end_at))
-            except ConnectionLostError as error:
-                server.failed(str(error))
-                if not retry_unknown:
-                    raise _unknown(job, server, error) from None
-                if server not in again:
-                    again.add(server)
-                    servers.appendleft(server)
-                faults.append(_unknown(job, server, error))
-            except (UnreachableError, JobRefusedError) as error:
-                faults.append(error)
-        raise _none_took(job, faults)
-
-
-async def _together(server: Server, jobs: Sequence[Submission], end_at: float) -> list[Outcome | None]:
-    """Queue jobs at one server in one send. None: certainly not taken here, to be tried alone."""
-    try:
-        connection = await _reach(server, end_at)
-        found = await connection.submit(jobs, wait_s=_left(end_at, connection))
-    except ConnectionLostError as error:
-        server.failed(str(error))
-        return [_unknown(job, server, error) for job in jobs]
-    except (UnreachableError, UsageError):
-        return [None for _ in jobs]
-    return [
-        None if isinstance(handle, JobRefusedError) else JobHandle(str(server), handle, job.unique)
-        for job, handle in zip(jobs, found, strict=True)
-    ]
-
-
-async def _reach(server: Server, end_at: float) -> SubmitConnection:
-    """Return the server's connection; past `end_at` nothing is begun."""
-    try:
-        async with asyncio.timeout_at(end_at):
-            return await server.connection()
-    except TimeoutError:
-        raise UnreachableError(f"dispatcher {server}: not reached before the deadline") from None
-
-
-def _left(end_at: float, connection: SubmitConnection) -> float:
-    left_s = end_at - asyncio.get_running_loop().time()
-    if left_s <= 0:
-        raise NotSentError(f"dispatcher {connection.address}: not reached before the deadline")
-    return left_s
 
 
 async def _ping(server: Server) -> float | None:
@@ -274,20 +297,3 @@ def all_taken(outcomes: Sequence[Outcome]) -> list[JobHandle]:
     if len(handles) != len(outcomes):
         raise BatchError(tuple(outcomes))
     return handles
-
-
-def _unknown(job: Submission, server: Server, error: ConnectionLostError) -> OutcomeUnknownError:
-    what = f"job {job.function}: it is unknown whether the dispatcher took it: {error}"
-    return OutcomeUnknownError(what, str(server), job)
-
-
-def _none_took(job: Submission, faults: Sequence[FleetdError]) -> FleetdError:
-    """One error for all: the least certain kind, the words of each."""
-    what = "; ".join(dict.fromkeys(map(str, faults)))
-    for fault in faults:
-        if isinstance(fault, OutcomeUnknownError):
-            return OutcomeUnknownError(what, fault.server, job)
-    for fault in faults:
-        if isinstance(fault, JobRefusedError):
-            return JobRefusedError(f"job {job.function}: no dispatcher took it: {what}", fault.code)
-    return UnreachableError(f"job {job.function}: no dispatcher took it: {what}")

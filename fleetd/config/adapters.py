@@ -1,10 +1,10 @@
-"""Which kinds of sources and providers are installed, and the class behind each.
+"""Which kinds of sources, providers and leaders are installed, and the class behind each.
 
 Promises: an adapter is imported when a policy names its kind, and not before: some cost a second and 50 MB. An adapter
 that is known but not here is said to be so; what is wrong with one that cannot be imported is told in a sentence.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal
@@ -13,32 +13,32 @@ from fleetd.config.findings import cut, did_you_mean, quoted
 from fleetd.errors import UsageError
 
 Load = Callable[[], Any]
-Role = Literal["source", "provider"]
+Role = Literal["source", "provider", "leader"]
 
 _ELSEWHERE: Final[Mapping[Role, frozenset[str]]] = {
     "source": frozenset({"gearman", "redis", "rabbitmq", "sqs", "postgres", "prometheus", "http"}),
     "provider": frozenset({"process", "kubernetes", "ec2", "rack"}),
+    "leader": frozenset({"kubernetes"}),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """Kinds of sources and of providers, each with what imports its class."""
+    """Kinds of sources, of providers and of leaders, each with what imports its class."""
 
     sources: Mapping[str, Load] = field(default_factory=dict)
     providers: Mapping[str, Load] = field(default_factory=dict)
+    leaders: Mapping[str, Load] = field(default_factory=dict)
 
     def of(self, role: Role) -> Mapping[str, Load]:
         """Return the kinds of one role."""
-        return self.sources if role == "source" else self.providers
+        return {"source": self.sources, "provider": self.providers, "leader": self.leaders}[role]
 
 
 def installed() -> Adapters:
-    """Return what the entry points `fleetd.sources` and `fleetd.providers` of this environment name."""
-    found = {
-        group: {p.name: p.load for p in entry_points(group=group)} for group in ("fleetd.sources", "fleetd.providers")
-    }
-    return Adapters(found["fleetd.sources"], found["fleetd.providers"])
+    """Return what the entry points `fleetd.sources`, `.providers` and `.leaders` of this environment name."""
+    groups = ("fleetd.sources", "fleetd.providers", "fleetd.leaders")
+    return Adapters(*({p.name: p.load for p in entry_points(group=group)} for group in groups))
 
 
 def names(adapters: Adapters, role: Role) -> frozenset[str]:
@@ -61,6 +61,12 @@ def options(adapters: Adapters, role: Role, kind: str) -> Any:
 def acts(adapters: Adapters, kind: str) -> bool:
     """Return what a kind of provider does where the policy is silent: act, unless its class says `acts = False`."""
     return bool(getattr(adapters.providers[kind](), "acts", True))
+
+
+def conflicts(adapters: Adapters, kind: str, pools: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Return what is wrong between several pools of one kind, by its class: a pool and a sentence each."""
+    found: Iterable[tuple[str, str]] = getattr(adapters.providers[kind](), "conflicts", lambda _: ())(pools)
+    return found
 
 
 def _absent(adapters: Adapters, role: Role, kind: str) -> str:

@@ -14,6 +14,7 @@ from fleetd.config.shape import (
     AlertsShape,
     AppShape,
     ControllerShape,
+    FilesShape,
     PoolShape,
     QueueShape,
     ScheduleShape,
@@ -25,6 +26,8 @@ from fleetd.core.model import (
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
+    FilesPolicy,
+    LeaderPolicy,
     LimitsPolicy,
     Objective,
     OnBlind,
@@ -79,9 +82,10 @@ def build(parts: Parts) -> Policy:
         limits=LimitsPolicy(top.limits.launches, top.limits.stops),
         stability=top.stability,
         safe=top.safe,
-        controller=_controller(top.controller),
+        controller=_controller(top.controller, parts.adapted.get(("controller", "leader"))),
         alerts=AlertsPolicy() if top.alerts is None else _alerts(top.alerts),
         releases=ReleasesPolicy(top.releases.store, tuple(top.releases.keys), top.releases.keep),
+        files=_files(top.files),
     )
 
 
@@ -97,11 +101,16 @@ def _app(name: str, shape: AppShape) -> AppPolicy:
         path=shape.release.path if shape.release else None,
         exec=tuple(shape.exec or ()),
         drain_signal=shape.drain.signal,
+        drain_then=tuple(shape.drain.then),
+        drain_undo=shape.drain.undo or "",
         drain_s=shape.drain.deadline,
         attempts=shape.attempts,
         memory=shape.memory or 0,
-        reload=ReloadPolicy(reload.overlap, reload.health, reload.probation, reload.canary, reload.crashes),
+        reload=ReloadPolicy(
+            reload.overlap, reload.health, reload.probation, reload.canary, reload.crashes, tuple(reload.watch)
+        ),
         recycle=RecyclePolicy(recycle.jobs or 0, recycle.age or 0.0, recycle.memory or 0),
+        probe=shape.probe.words if shape.probe else (),
     )
 
 
@@ -135,12 +144,26 @@ def _pool(name: str, shape: PoolShape, parts: Parts) -> PoolPolicy:
     )
 
 
-def _controller(shape: ControllerShape) -> ControllerPolicy:
+def _controller(shape: ControllerShape, leader: Adapted | None) -> ControllerPolicy:
     host, port = split_listen(shape.listen)
     viewers, operators = (
         tuple(token.get_secret_value() for token in tokens) for tokens in (shape.tokens.viewer, shape.tokens.operator)
     )
-    return ControllerPolicy(host, port, _revealed(shape.join), _revealed(shape.token), viewers, operators)
+    seat = LeaderPolicy(leader.kind, leader.options) if leader else None
+    return ControllerPolicy(host, port, _revealed(shape.join), _revealed(shape.token), viewers, operators, seat)
+
+
+def _files(shape: FilesShape) -> FilesPolicy:
+    return FilesPolicy(
+        store=shape.store,
+        cap=shape.cap,
+        keep_s=shape.keep,
+        longest_s=shape.longest,
+        most=shape.most,
+        tokens=tuple(token.get_secret_value() for token in shape.tokens),
+        webhooks=tuple(url.get_secret_value() for url in shape.webhooks if isinstance(url, SecretStr)),
+        secret=_revealed(shape.secret),
+    )
 
 
 def _alerts(shape: AlertsShape) -> AlertsPolicy:

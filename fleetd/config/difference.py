@@ -16,6 +16,7 @@ from fleetd.core.model import (
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
+    FilesPolicy,
     LimitsPolicy,
     Objective,
     OnBlind,
@@ -79,6 +80,13 @@ _KEYS: Final[Mapping[tuple[type, str], tuple[tuple[str, ...], Words]]] = {
     (ControllerPolicy, "viewers"): (("tokens", "viewer"), _SECRET),
     (ControllerPolicy, "operators"): (("tokens", "operator"), _SECRET),
     (AlertsPolicy, "webhook"): (("webhook",), _SECRET),
+    (FilesPolicy, "cap"): (("cap",), units.show_size),
+    (FilesPolicy, "keep_s"): (("keep",), units.show_seconds),
+    (FilesPolicy, "longest_s"): (("longest",), units.show_seconds),
+    (FilesPolicy, "most"): (("most",), units.show_size),
+    (FilesPolicy, "tokens"): (("tokens",), _SECRET),
+    (FilesPolicy, "webhooks"): (("webhooks",), _SECRET),
+    (FilesPolicy, "secret"): (("secret",), _SECRET),
 }
 _ENTRIES: Final = (SourcePolicy, AppPolicy, QueuePolicy, PoolPolicy, SchedulePolicy)
 

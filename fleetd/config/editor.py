@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from fleetd.config.adapters import Adapters, Role, installed, options
 from fleetd.config.scalars import NAME_PATTERN, TITLE_PATTERN
-from fleetd.config.shape import PolicyShape, PoolShape, SourceShape
+from fleetd.config.shape import LeaderShape, PolicyShape, PoolShape, SourceShape
 from fleetd.errors import UsageError
 
 _SECRET: Final[dict[str, Any]] = {
@@ -35,7 +35,7 @@ def schema(*, adapters: Adapters | None = None) -> dict[str, Any]:
     models: list[type[BaseModel]] = [PolicyShape, *(model for of in kinds.values() for model in of.values())]
     refs, made = models_json_schema([(model, _MODE) for model in dict.fromkeys(models)], ref_template="#/$defs/{model}")
     definitions = made["$defs"]
-    for role, shape in (("source", SourceShape), ("provider", PoolShape)):
+    for role, shape in (("source", SourceShape), ("provider", PoolShape), ("leader", LeaderShape)):
         choices = {kind: refs[model, _MODE] for kind, model in kinds[role].items()}
         _add_kinds(definitions[shape.__name__], choices, role)
     definitions["AppShape"]["oneOf"] = [{"required": [key]} for key in ("release", "exec")]

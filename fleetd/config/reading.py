@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any, Final, TypeVar
 
-from fleetd.config.adapters import Adapters, Role, acts, installed, names, options
+from fleetd.config.adapters import Adapters, Role, acts, conflicts, installed, names, options
 from fleetd.config.build import Adapted, Parts, build
 from fleetd.config.check import Valid, check
 from fleetd.config.findings import TOP, Findings, Path, Place, quoted, suggestion
@@ -19,6 +19,7 @@ from fleetd.config.scalars import NAME_PATTERN, TITLE_PATTERN
 from fleetd.config.shape import (
     VERSION,
     AppShape,
+    LeaderShape,
     PolicyShape,
     PoolShape,
     QueueShape,
@@ -119,7 +120,7 @@ class _Reader:
     def parts(self) -> Parts:
         """Validate every entry by itself, so that an error in one hides none in another."""
         self._top_keys()
-        return Parts(
+        parts = Parts(
             settings=self._settings(),
             sources=self._adapted("sources", SourceShape, "source"),
             apps=self._section("apps", AppShape),
@@ -128,6 +129,19 @@ class _Reader:
             schedules=self._section("schedules", ScheduleShape),
             adapted=self.adapted,
         )
+        self._conflicts()
+        return parts
+
+    def _conflicts(self) -> None:
+        """Find what pools of one kind must not share, where two of them are valid by themselves."""
+        kinds: dict[str, dict[str, Any]] = {}
+        for (section, name), adapted in self.adapted.items():
+            if section == "pools" and adapted.options is not None:
+                kinds.setdefault(adapted.kind, {})[name] = adapted.options
+        for kind, pools in kinds.items():
+            for name, text in conflicts(self.adapters, kind, pools) if len(pools) > 1 else ():
+                tree = self.root.at(("pools", name, kind))
+                self.findings.add(tree.key if tree else TOP, ("pools", name, kind), text)
 
     def _top_keys(self) -> None:
         """Find sections that are missing and keys that nobody knows."""
@@ -143,6 +157,11 @@ class _Reader:
 
     def _settings(self) -> SettingsShape | None:
         rest = {key: tree for key, tree in self.root.items.items() if key not in _SECTIONS}
+        controller = rest.get("controller")
+        if controller is not None and "leader" in controller.items:
+            self._one_adapted(("controller", "leader"), controller.items["leader"], LeaderShape, "leader")
+            others = {key: tree for key, tree in controller.items.items() if key != "leader"}
+            rest["controller"] = replace(controller, value=others)
         return validate(SettingsShape, replace(self.root, value=rest), (), self.around, self.findings)
 
     def _entries(self, section: str) -> dict[str, Tree]:
@@ -168,19 +187,20 @@ class _Reader:
 
     def _adapted(self, section: str, shape: type[ShapeT], role: Role) -> dict[str, ShapeT]:
         """Validate entries that have one further key: the kind of adapter, with its options."""
-        result: dict[str, ShapeT] = {}
-        for name, tree in self._entries(section).items():
-            path: Path = (section, name)
-            kinds = self._kinds(tree, shape, role)
-            rest = {key: item for key, item in tree.items.items() if key not in kinds}
-            own = replace(tree, value=rest) if isinstance(tree.value, Mapping) else tree
-            if (made := validate(shape, own, path, self.around, self.findings)) is not None:
-                result[name] = made
-            if len(kinds) == 1:
-                self._options(kinds[0], tree.items[kinds[0]], path, role)
-            elif isinstance(tree.value, Mapping):
-                self._no_kind(kinds, tree, path, role)
-        return result
+        entries = self._entries(section).items()
+        made = {name: self._one_adapted((section, name), tree, shape, role) for name, tree in entries}
+        return {name: one for name, one in made.items() if one is not None}
+
+    def _one_adapted(self, path: Path, tree: Tree, shape: type[ShapeT], role: Role) -> ShapeT | None:
+        kinds = self._kinds(tree, shape, role)
+        rest = {key: item for key, item in tree.items.items() if key not in kinds}
+        own = replace(tree, value=rest) if isinstance(tree.value, Mapping) else tree
+        made = validate(shape, own, path, self.around, self.findings)
+        if len(kinds) == 1:
+            self._options(kinds[0], tree.items[kinds[0]], path, role)
+        elif isinstance(tree.value, Mapping):
+            self._no_kind(kinds, tree, path, role)
+        return made
 
     def _kinds(self, tree: Tree, shape: type[Shape], role: Role) -> list[str]:
         """Return the keys that name a kind: those known, or else those that are no misspelt key of our own."""
@@ -204,5 +224,5 @@ class _Reader:
             self.findings.add(tree.place, (*path, kind), "has no value; write {} where there is nothing to set")
             return
         made = validate(model, tree, (*path, kind), self.around, self.findings)
-        by_itself = role == "source" or acts(self.adapters, kind)
+        by_itself = role != "provider" or acts(self.adapters, kind)
         self.adapted[str(path[0]), str(path[1])] = Adapted(kind, made, by_itself)

@@ -5,6 +5,7 @@ What concerns several entries at once is in `check`. Defaults are those of `core
 """
 
 import os.path
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -47,6 +48,7 @@ from fleetd.core.model import (
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
+    FilesPolicy,
     Objective,
     OnBlind,
     Policy,
@@ -61,9 +63,12 @@ MAX_SLOTS: Final = 4096
 MAX_NODES: Final = 100_000
 MAX_TOKENS: Final = 100
 LEAST_TOKEN: Final = 16
+MOST_CAP: Final = 1024 * 1024
 
 # What workers catch, and what the usual foreign ones drain on (sidekiq: TSTP, gunicorn: WINCH, celery: TERM).
 Signal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "TSTP", "WINCH"]
+Harder = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "TSTP", "WINCH", "KILL"]
+Undo = Literal["CONT", "HUP", "USR1", "USR2", "WINCH"]
 
 
 class Shape(BaseModel):
@@ -143,6 +148,62 @@ class DrainShape(Shape):
     deadline: Duration | None = Field(
         default=None, description="A running job is given this long to end. Without it: as long as it takes."
     )
+    then: list[Harder] = Field(
+        default=[],
+        max_length=8,
+        description="What a foreign worker is sent after the deadline, one every 10 s; nothing harder, ever.",
+    )
+    undo: Undo | None = Field(
+        default=None,
+        description="The signal by which a foreign worker takes jobs again. Without it: it ends, and is started anew.",
+    )
+
+    @model_validator(mode="after")
+    def _climbs(self) -> Self:
+        if "KILL" in self.then[:-1]:
+            raise ValueError("'then' has signals after KILL, which none outlives: make it the last")
+        if self.then and self.deadline is None:
+            raise ValueError("'then' needs a 'deadline': without one nothing harder is ever sent")
+        return self
+
+
+class ProbeShape(Shape):
+    """Who tells how busy a foreign worker is. Exactly one key."""
+
+    celery: Text | None = Field(
+        default=None, description="The worker's own remote control, by its Redis broker: redis://HOST:PORT/DATABASE."
+    )
+    rq: Text | None = Field(default=None, description="RQ's own register of workers: redis://HOST:PORT/DATABASE.")
+    gearman: list[Text] | None = Field(
+        default=None,
+        min_length=1,
+        description="Globs over its job functions: where none of them runs anywhere, it is idle.",
+    )
+    command: list[Text] | None = Field(
+        default=None,
+        min_length=1,
+        description='A command, word by word: it prints {"busy": 3}, or ends with 0 for idle and 1 for busy.',
+    )
+    http: Text | None = Field(
+        default=None, description='A URL that answers {"busy": 3}, or 200 for idle; anything else is no answer.'
+    )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The kind and what belongs to it."""
+        found = [(name, getattr(self, name)) for name in type(self).model_fields if getattr(self, name) is not None]
+        return tuple(w for name, given in found for w in (name, *((given,) if isinstance(given, str) else given)))
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = list(type(self).model_fields)
+        if len([kind for kind in kinds if getattr(self, kind) is not None]) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(kinds)}")
+        for kind, schemes in {"celery": "redis", "rq": "redis", "http": "http"}.items():
+            url = getattr(self, kind)
+            if url is not None and not re.fullmatch(rf"{schemes}s?://[^\s/:@]+(@[^\s/:@]+)?(:\d{{1,5}})?(/\S*)?", url):
+                raise ValueError(f"{kind!r}: expected {schemes}://HOST:PORT; a password is read from the environment")
+        return self
 
 
 class ReloadShape(Shape):
@@ -167,6 +228,11 @@ class ReloadShape(Shape):
     )
     crashes: int = Field(
         default=ReloadPolicy().crashes, ge=1, le=1000, description="So many jobs that crash a release turn it back."
+    )
+    watch: list[Text] = Field(
+        default=[],
+        max_length=100,
+        description="Paths on the node: a change in what they hold starts a foreign worker anew, once it has drained.",
     )
 
 
@@ -194,6 +260,19 @@ class AppShape(Shape):
     )
     reload: ReloadShape = Field(default=ReloadShape(), description="How a new release takes over.")
     recycle: RecycleShape = Field(default=RecycleShape(), description="When a slot's process is renewed.")
+    probe: ProbeShape | None = Field(
+        default=None, description="Who tells how busy a foreign worker is. Without it: nobody, it is drained by signal."
+    )
+
+    @model_validator(mode="after")
+    def _foreign(self) -> Self:
+        drain, watch = self.drain, self.reload.watch
+        keys = {"probe": self.probe, "drain.then": drain.then, "drain.undo": drain.undo, "reload.watch": watch}
+        for key in [key for key, given in keys.items() if given and not self.exec]:
+            raise ValueError(f"{key!r} is for a foreign worker ('exec'); worker code of ours needs none")
+        if self.exec and self.recycle.jobs:
+            raise ValueError("'recycle.jobs' is for worker code of ours; the jobs of a foreign worker are not counted")
+        return self
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -328,6 +407,10 @@ class TokensShape(Shape):
     operator: list[Token] = Field(default=[], max_length=MAX_TOKENS, description="Tokens of those who may act.")
 
 
+class LeaderShape(Shape):
+    """Where it is written which of several controllers acts. One key names the kind of place and holds its options."""
+
+
 class ControllerShape(Shape):
     """Where workers and commands reach the controller."""
 
@@ -340,6 +423,9 @@ class ControllerShape(Shape):
     )
     token: SecretStr | None = Field(default=None, description="The token that commands and the console must show.")
     tokens: TokensShape = Field(default=TokensShape(), description="Further tokens, by what they allow.")
+    leader: LeaderShape | None = Field(
+        default=None, description="Where it is written which of several controllers acts; without it there is but one."
+    )
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
@@ -379,6 +465,39 @@ class ReleasesShape(Shape):
     )
 
 
+class FilesShape(Shape):
+    """Where payloads, results and the ends of jobs are kept."""
+
+    store: Text = Field(
+        default=FilesPolicy().store, description="A folder, relative to the fleet's own, or s3://BUCKET/PREFIX."
+    )
+    cap: Size = Field(
+        default=FilesPolicy().cap, description="Payloads and results above this travel as references, as 256KB."
+    )
+    keep: Duration = Field(default=FilesPolicy().keep_s, description="How long a file is kept, where nobody says.")
+    longest: Duration = Field(default=FilesPolicy().longest_s, description="The longest that one may be kept.")
+    most: Size = Field(default=FilesPolicy().most, description="What all of them may take, as 100GB.")
+    tokens: list[Token] = Field(
+        default=[],
+        max_length=MAX_TOKENS,
+        description="Tokens of clients: they may use this store and nothing else of the API.",
+    )
+    webhooks: list[Webhook] = Field(
+        default=[], max_length=MAX_TOKENS, description="The end of a job may be posted to URLs below these."
+    )
+    secret: Token | None = Field(
+        default=None, description="The key that such posts are signed with; needed where there are webhooks."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.cap > MOST_CAP:
+            raise ValueError(f"'cap' is at most {MOST_CAP // 1024} KiB: what is larger has its place in the store")
+        if self.webhooks and self.secret is None:
+            raise ValueError("has webhooks, so it needs 'secret': their receivers must be able to tell who posts")
+        return self
+
+
 class SettingsShape(Shape):
     """The keys at the top of the file that are not tables of named entries."""
 
@@ -400,6 +519,7 @@ class SettingsShape(Shape):
     controller: ControllerShape = Field(default=ControllerShape(), description="Where workers reach the controller.")
     alerts: AlertsShape | None = Field(default=None, description="Whom to tell of what an operator must hear.")
     releases: ReleasesShape = Field(default=ReleasesShape(), description="Where pushed releases are kept.")
+    files: FilesShape = Field(default=FilesShape(), description="Where payloads, results and ends of jobs are kept.")
 
 
 class PolicyShape(SettingsShape):

@@ -16,6 +16,7 @@ from typing import Final
 
 from fleetd.core.model import Policy
 from fleetd.dispatchers.address import parse_address
+from fleetd.dispatchers.credentials import TOKEN_FILE_VARIABLE
 from fleetd.errors import FleetdError
 
 EVERY_S: Final = 1.0
@@ -59,6 +60,8 @@ class Embedded:
             "--log-format",
             "text",
         ]
+        if file := os.environ.get(TOKEN_FILE_VARIABLE):  # what our own connections show; beyond loopback it must be
+            command += ["--token-file", file]
         log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -93,6 +93,8 @@ class LeaseBook:
         self._mind_order(entry, lease)
         if before is None or before.state != lease.state or (before.busy > 0) != (lease.busy > 0):
             self._nudge()
+        elif lease.leaving and not before.leaving:
+            self._nudge()  # its replacement is to be ordered at once
         return LeaseAnswer(next_s=CADENCE_S, ttl_s=TTL_S)
 
     def _refusal(self, reason: str, text: str) -> ProtocolError:
@@ -221,6 +223,12 @@ class LeaseBook:
         )
 
 
+def _leaving(lease: Lease) -> str:
+    if not lease.leaving or lease.leaving_s is None:
+        return lease.leaving
+    return f"{lease.leaving}, {lease.leaving_s:.0f} s left"
+
+
 def _news(buckets: Mapping[str, int], before: Mapping[str, int]) -> dict[int, int]:
     """Return what was added to each bucket; jobs of less than a millisecond share the lowest."""
     added: dict[int, int] = {}
@@ -253,4 +261,5 @@ def _view(entry: Entry, lease: Lease, now: Seconds) -> LeaseView:
         lease.digest,
         lease.refused,
         lease.releases,
+        _leaving(lease),
     )

@@ -64,15 +64,27 @@ Make = Callable[[Policy], Adapters]
 class Controller:
     """One fleet under control. `run` is its life; `submit` takes an operator's command; the rest is for looking."""
 
-    def __init__(self, policy: Policy, store: Store, make: Make, say: Say) -> None:
-        """`make` turns a policy into adapters; it is called again when the policy is reloaded."""
-        self._make, self.store, self._say = make, store, say
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store,
+        make: Make,
+        say: Say,
+        *,
+        epoch: int = 0,
+        mind: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`make` turns a policy into adapters; it is called again when the policy is reloaded.
+
+        The epoch is `epoch` at least. `mind` is called before each act, and does not return where it may not be.
+        """
+        self._make, self.store, self._say, self._mind = make, store, say, mind
         before = store.memory() or Memory(epoch=store.epoch())
         if before.epoch and not before.now:
             say("error", "the memory cannot be read, another version wrote it: the nodes are adopted as strays")
         self._base_s = max(time.time(), before.now) - time.monotonic()
         self.policy, self._schedules = policy, Schedules(policy)
-        self.memory = self._without_strangers(resume(before, self.clock()))
+        self.memory = self._without_strangers(resume(replace(before, epoch=max(before.epoch, epoch - 1)), self.clock()))
         self._saved_at = self._said_at = 0.0
         self._nudged = asyncio.Event()
         self.counts = Counts()
@@ -229,7 +241,8 @@ class Controller:
             self.observation = self.observe()
             with uncollected():
                 plan, memory = self.decide()
-            entries = [Entry("event", event) for event in plan.events]
+            events = [*plan.events, *self._outlook.take_news()]
+            entries = [Entry("event", event) for event in events]
             if plan.intents or memory.now - self._said_at >= SAY_S:
                 self._said_at = memory.now
                 entries += [Entry("sentence", f"{about}: {text}") for about, text in plan.sentences.items()]
@@ -247,7 +260,7 @@ class Controller:
             self.leases.rollouts = memory.rollouts
             del self._outcomes[: len(self.observation.outcomes)]
             del self._commands[: len(self.observation.commands)]
-            for event in plan.events:
+            for event in events:
                 self._say("event", event)
             for intent in plan.intents:
                 self._carry_out(intent)
@@ -299,6 +312,7 @@ class Controller:
     # ── acting
 
     def _carry_out(self, intent: Intent) -> None:
+        self._mind()
         match intent:
             case Launch(order, reason):
                 self._say("launch", f"{order.pool}: {order.count} for {order.app} (order {order.key}): {reason}")
@@ -335,6 +349,7 @@ class Controller:
         try:
             self._mind_release(order.app)
             provider = self._outlook.adapters.providers[order.pool]
+            self._mind()
             with self.counts.call("pool", order.pool, "launch"):
                 async with asyncio.timeout(LAUNCH_TIMEOUT_S):
                     launched = await provider.launch(order)
@@ -359,6 +374,7 @@ class Controller:
     async def _stop(self, stop: Stop) -> Outcome:
         try:
             provider = self._outlook.adapters.providers[stop.pool]
+            self._mind()
             for node in stop.nodes if getattr(provider, "stops_by_order", False) else ():
                 self.leases.order(node, "stop")
             with self.counts.call("pool", stop.pool, "stop"):

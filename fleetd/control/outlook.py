@@ -11,10 +11,11 @@ from functools import partial
 from typing import Final, TypeVar
 
 from fleetd.control.metrics_count import Counts
-from fleetd.control.watch import Watch, one_line
+from fleetd.control.watch import TIMEOUT_S, Watch, one_line
 from fleetd.core.memory import Memory, Node
 from fleetd.core.model import Blind, LeaseView, NodeId, Plan, Policy, Reading, Seconds, World
-from fleetd.core.ports import Known, Listener, Nudge, Provider, Source
+from fleetd.core.ports import Known, Listener, Nudge, Provider, Source, Teller
+from fleetd.errors import FleetdError
 
 CLOSE_TIMEOUT_S: Final = 2.0
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class Outlook:
             for name, provider in adapters.providers.items()
         }
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[str, asyncio.Task[None]] = {}  # for news, by pool
+        self._news: list[str] = []
 
     def start(self) -> None:
         """Watch until `close`."""
@@ -94,11 +97,28 @@ class Outlook:
         return result
 
     def tell(self, plan: Plan, memory: Memory, policy: Policy, leases: Mapping[NodeId, LeaseView]) -> None:
-        """Let the providers that listen know why their pool is as it is, and what is known of its nodes."""
+        """Let the providers that listen know why their pool is as it is, and what is known of its nodes.
+
+        Those that tell are asked for their news.
+        """
         for name, provider in self.adapters.providers.items():
-            if isinstance(provider, Listener) and policy.pools[name].act:
+            if not policy.pools[name].act:
+                continue
+            if isinstance(provider, Teller) and (name not in self._asked or self._asked[name].done()):
+                self._asked[name] = asyncio.create_task(self._ask_for_news(name, provider))
+            if isinstance(provider, Listener):
                 nodes = {node.id: _known(node, leases) for node in memory.nodes.values() if node.pool == name}
                 provider.hear(plan.sentences.get(f"pool {name}", ""), nodes)
+
+    def take_news(self) -> list[str]:
+        """Return what the providers told since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    async def _ask_for_news(self, pool: str, provider: Teller) -> None:
+        with suppress(TimeoutError, FleetdError, OSError):  # what is wrong with the pool, its list says
+            async with asyncio.timeout(TIMEOUT_S):
+                self._news += [f"pool {pool}: {text}" for text in await provider.news()]
 
     def look_again(self, pool: str) -> None:
         """Ask the pool's provider now: its nodes have just changed."""
@@ -107,7 +127,7 @@ class Outlook:
 
     async def close(self) -> list[str]:
         """Stop watching and close every adapter; return what went wrong with that. Bounded, whatever they do."""
-        for task in self._tasks:
+        for task in (*self._tasks, *self._asked.values()):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)

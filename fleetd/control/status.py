@@ -101,6 +101,7 @@ def _pool(policy: Policy, memory: Memory, name: str, now: Seconds) -> dict[str, 
         "blind_s": now - known.blind_at if known and known.blind_at is not None else 0.0,
         "held_s": max(0.0, known.held_until - now) if known else 0.0,
         "act": pool.act,
+        "drain": "by signal" if any(policy.apps[app].busy_by == "by signal" for app in pool.apps) else "",
     }
 
 

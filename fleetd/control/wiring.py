@@ -25,7 +25,20 @@ class Home:
 
 def make_adapters(policy: Policy, home: Home) -> Adapters:
     """Return the sources and providers that a policy names, not yet opened."""
-    launch = WorkerLaunch(
+    launch = worker_launch(policy, home)
+    sources = {}
+    for name, source in policy.sources.items():
+        queues = {queue.name: queue.match for queue in policy.queues.values() if queue.source == name}
+        sources[name] = adapter("fleetd.sources", source.kind)(name, source.options, queues)
+    providers = {
+        name: adapter("fleetd.providers", pool.kind)(pool, pool.options, launch) for name, pool in policy.pools.items()
+    }
+    return Adapters(sources, providers)
+
+
+def worker_launch(policy: Policy, home: Home) -> WorkerLaunch:
+    """Return what a policy says of every worker, wherever it is started."""
+    return WorkerLaunch(
         fleet=policy.fleet,
         instance=home.instance,
         controller_url=home.url,
@@ -36,14 +49,6 @@ def make_adapters(policy: Policy, home: Home) -> Adapters:
         token=lambda pool: join_token(home.join_secret, policy.fleet, pool),
         keys=policy.releases.keys,
     )
-    sources = {}
-    for name, source in policy.sources.items():
-        queues = {queue.name: queue.match for queue in policy.queues.values() if queue.source == name}
-        sources[name] = adapter("fleetd.sources", source.kind)(name, source.options, queues)
-    providers = {
-        name: adapter("fleetd.providers", pool.kind)(pool, pool.options, launch) for name, pool in policy.pools.items()
-    }
-    return Adapters(sources, providers)
 
 
 def adapter(group: str, kind: str) -> Any:

@@ -180,6 +180,10 @@ def _pool(pen: Pen, pool: PoolPolicy) -> Iterator[str]:
         limits.append(f"cannot be seen: {world.reason}")
     if still := pen.still(pool.name):
         limits.append(still)
+    for app in (pen.policy.apps[name] for name in pool.apps if name in pen.policy.apps):
+        if app.busy_by:
+            how = "unknown, so they count as busy: drain by signal" if app.busy_by == "by signal" else app.busy_by
+            yield f"what workers of {app.name} run: {how}"
     yield f"limits: {'; '.join(limits) or 'none'}"
 
 

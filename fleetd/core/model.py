@@ -48,7 +48,8 @@ class SourcePolicy:
 class ReloadPolicy:
     """How a release takes over: `overlap` slots at a time on a node (0: all), on trial for `probation_s`.
 
-    `canary_s`: how long a canary is watched; `crashes`: so many jobs that crash it turn it back.
+    `canary_s`: how long a canary is watched; `crashes`: so many jobs that crash it turn it back. `watch`: paths on the
+    node whose change starts a foreign worker anew.
     """
 
     overlap: int = 0
@@ -56,6 +57,7 @@ class ReloadPolicy:
     probation_s: Seconds = 60.0
     canary_s: Seconds = 60.0
     crashes: int = 2
+    watch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,18 @@ class AppPolicy:
     memory: int = 0
     reload: ReloadPolicy = ReloadPolicy()
     recycle: RecyclePolicy = RecyclePolicy()
+    drain_then: tuple[str, ...] = ()  # signals of a foreign worker after the deadline, one after the other
+    drain_undo: str = ""  # the signal that takes the first one back; "": it is started anew
+    probe: tuple[str, ...] = ()  # who tells how busy a foreign worker is: its kind and its words
+
+    @property
+    def busy_by(self) -> Literal["", "measured", "probed", "by signal"]:
+        """How it is known what a foreign worker runs. By signal: it is not, its end alone tells. "": one of ours."""
+        if not self.exec:
+            return ""
+        if not self.probe:
+            return "by signal"
+        return "probed" if self.probe[0] in ("command", "http") else "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +151,24 @@ class ReleasesPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesPolicy:
+    """Where payloads, results and the ends of jobs are kept, and for how long; `most` bytes in all.
+
+    `cap`: larger payloads and results travel as references. `tokens` are those of clients, which may use the store and
+    nothing else; `webhooks`: below which URLs the end of a job may be posted, signed with `secret`.
+    """
+
+    store: str = "files"
+    cap: int = 256 * 1024
+    keep_s: Seconds = 24 * 3600.0
+    longest_s: Seconds = 30 * 24 * 3600.0
+    most: int = 10 * 1024**3
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    webhooks: tuple[str, ...] = ()
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SchedulePolicy:
     """A floor of slots per app, from each firing of `cron` (in `timezone`) on for `for_s` seconds."""
 
@@ -164,10 +196,19 @@ class LimitsPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaderPolicy:
+    """Where it is written which of several controllers acts: the kind of adapter, and its options."""
+
+    kind: str
+    options: Any
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerPolicy:
     """Where workers and commands reach the controller. `join` is the secret that worker tokens are made from.
 
-    `viewers` and `operators` are tokens beside `token`, which is an operator's: viewers may look, operators may act.
+    `leader`: None where this controller is the only one. `viewers` and `operators` are tokens beside `token`, which is
+    an operator's: viewers may look, operators may act.
     """
 
     host: str = "127.0.0.1"
@@ -176,6 +217,7 @@ class ControllerPolicy:
     token: str | None = field(default=None, repr=False)
     viewers: tuple[str, ...] = field(default=(), repr=False)
     operators: tuple[str, ...] = field(default=(), repr=False)
+    leader: LeaderPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +239,7 @@ class Policy:
     controller: ControllerPolicy = ControllerPolicy()
     alerts: AlertsPolicy = AlertsPolicy()
     releases: ReleasesPolicy = ReleasesPolicy()
+    files: FilesPolicy = FilesPolicy()
 
 
 # ── what is observed

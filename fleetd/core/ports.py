@@ -43,7 +43,12 @@ class WorkerLaunch:
     keys: tuple[str, ...] = ()
 
     def options(self, app: AppPolicy, pool: PoolPolicy) -> list[str]:
-        """Return the part of a worker's command line that the policy decides, the same wherever it is started."""
+        """Return the part of a worker's command line that the policy decides, the same wherever it is started.
+
+        It stands at the line's end: what follows `--exec` is a foreign worker's own.
+        """
+        if app.exec:
+            return self._foreign(app, pool)
         limit_s, reload, recycle = self.limits.get(app.name), app.reload, app.recycle
         given: list[tuple[str, object]] = [("--server", server) for server in self.servers.get(app.name, ())]
         given += [("--key", key) for key in self.keys]
@@ -55,6 +60,22 @@ class WorkerLaunch:
         given += [("--recycle-memory", recycle.memory)]
         words = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in given if value]
         return [word for pair in words for word in pair]
+
+    def _foreign(self, app: AppPolicy, pool: PoolPolicy) -> list[str]:
+        given: list[tuple[str, object]] = [("--slots", pool.slots)]
+        if app.probe[:1] == ("gearman",):
+            given += [("--server", server) for server in self.servers.get(app.name, ())]
+        given += [("--probe", word) for word in app.probe]
+        given += [("--drain-signal", name) for name in (app.drain_signal, *app.drain_then)]
+        given += [("--drain-deadline", app.drain_s), ("--undo-signal", app.drain_undo)]
+        given += [("--watch", path) for path in app.reload.watch]
+        given += [("--memory", app.memory), ("--recycle-after", app.recycle.age_s)]
+        given += [("--recycle-memory", app.recycle.memory)]
+        # In one word each: a probe's may begin with a dash.
+        words = [
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given if value
+        ]
+        return [*words, "--exec", *app.exec]
 
 
 class Source(Protocol):
@@ -127,6 +148,14 @@ class Listener(Protocol):
 
     def hear(self, sentence: str, nodes: Mapping[NodeId, Known]) -> None:
         """Take in why the pool is as it is, and its nodes. Called at each tick; must not wait."""
+
+
+@runtime_checkable
+class Teller(Protocol):
+    """A provider to whose nodes things happen that the journal should hold: what was refused, cut off, seen."""
+
+    async def news(self) -> Sequence[str]:
+        """Return what happened since the last call, each sentence once. Called at most once at a time."""
 
 
 SourceFactory = Callable[[str, Any, Mapping[str, str]], Source]

@@ -7,6 +7,7 @@ remembered: the truth is `/proc`, where every worker carries its fleet and order
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -70,8 +71,10 @@ class ProcessProvider:
     async def launch(self, order: Order) -> Launched:
         """Start what is missing of the order; a worker that runs already under its key is counted, not doubled."""
         app = self._launch.apps.get(order.app)
-        if app is None or app.exec:
-            why = "is unknown here" if app is None else "only apps with a `release` run here yet"
+        if app is None:
+            raise RefusedError(f"pool {self._pool.name}: app {order.app}: is unknown here")
+        if app.exec and shutil.which(app.exec[0]) is None:
+            why = f"no program {app.exec[0]} on this machine; install it, or correct `exec`"
             raise RefusedError(f"pool {self._pool.name}: app {order.app}: {why}")
         async with self._turn:
             logs = await asyncio.to_thread(self._logs)
@@ -174,7 +177,7 @@ class ProcessProvider:
         command = [sys.executable, "-m", "fleetd.worker", "--app-name", app.name]
         command += ["--fleet", self._launch.fleet, "--pool", self._pool.name]
         command += ["--controller", self._launch.controller_url, FLAG, key]
-        for name in ("spool", "cache"):
+        for name in ("spool",) if app.exec else ("spool", "cache"):
             folder = "dead" if name == "spool" else name
             command += [f"--{name}", str(Path(self._launch.state_dir) / folder)]
         return [*command, *self._launch.options(app, self._pool)]

@@ -91,13 +91,13 @@ class FolderStore:
 class ObjectStore:
     """Objects below s3://BUCKET/PREFIX. Credentials, region and endpoint come from the usual AWS_… variables."""
 
-    def __init__(self, where: str) -> None:
-        """Take the address; the bucket is first asked when something is wanted."""
+    def __init__(self, where: str, key: str = "releases.store") -> None:
+        """Take the address, which stands at `key` of the policy; the bucket is first asked when something is wanted."""
         self._where = where.rstrip("/")
-        self._obstore = needed("obstore", "s3", f"releases.store {where}")
+        self._obstore = needed("obstore", "s3", f"{key} {where}")
         url = urlsplit(self._where)
         if not url.netloc:
-            raise UsageError(f"releases.store: {where}: names no bucket; it must be s3://BUCKET/PREFIX")
+            raise UsageError(f"{key}: {where}: names no bucket; it must be s3://BUCKET/PREFIX")
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
         options: dict[str, Any] = {
             "client_options": {"timeout": LIMIT_S, "allow_http": plain},

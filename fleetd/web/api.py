@@ -11,10 +11,13 @@ from starlette.requests import ClientDisconnect
 
 from fleetd.control.code import Code
 from fleetd.control.loop import Controller
+from fleetd.depot.records import Records
 from fleetd.errors import FleetdError
 from fleetd.web import operators as told
 from fleetd.web import shapes, viewers
+from fleetd.web.blobs import Blobs
 from fleetd.web.calls import Asked, Bytes, Call, routes
+from fleetd.web.enrol import EnrolAsked, Enrolled, Instances
 from fleetd.web.events import MEDIA, Events
 from fleetd.web.guard import Guard
 from fleetd.web.health import Health
@@ -28,6 +31,7 @@ from fleetd.web.workers import OrdersAsked, Workers
 LATE: Final = {503: "No tick took it in time; it stays to be done."}
 SICK: Final = {503: "In a word, what is amiss."}
 NONE: Final = {404: "There is no such thing."}
+UNPROVEN: Final = {403: "The proof is none, or not of a node to come.", 503: "The node is not known yet."}
 OCTETS: Final = "application/octet-stream"
 PAGE: Final = Bytes("text/plain", "What Prometheus reads (docs/metrics.md).")
 STREAM: Final = Bytes(MEDIA, "Events `status` (the picture of the fleet) and `journal` (one line, its number as id).")
@@ -38,11 +42,17 @@ LEASED: Final = Bytes(JSON, "When to come again, signed.")
 ORDER: Final = Bytes(JSON, "What should be, signed.")
 
 
-def make_app(controller: Controller, join_secret: str, operator_token: str, code: Code | None = None) -> Starlette:
-    """Return the ASGI application of one controller; with `code`, releases come and go, too."""
-    guard = Guard(operator_token, lambda: controller.policy.controller)
+def make_app(
+    controller: Controller,
+    join_secret: str,
+    operator_token: str,
+    code: Code | None = None,
+    records: Records | None = None,
+) -> Starlette:
+    """Return the ASGI application of one controller; with `code`, releases come and go, with `records` files."""
+    guard = Guard(operator_token, lambda: controller.policy.controller, clients=lambda: controller.policy.files.tokens)
     events = Events(controller)
-    calls = table(controller, join_secret, guard, events, code)
+    calls = table(controller, join_secret, guard, events, code, records=records)
     app = Starlette(
         routes=routes(calls, guard.admit),
         exception_handlers={
@@ -59,11 +69,17 @@ def make_app(controller: Controller, join_secret: str, operator_token: str, code
 
 
 def table(
-    controller: Controller, join_secret: str, guard: Guard, events: Events, code: Code | None = None
+    controller: Controller,
+    join_secret: str,
+    guard: Guard,
+    events: Events,
+    code: Code | None = None,
+    *,
+    records: Records | None = None,
 ) -> tuple[Call, ...]:
     """Return every call there is."""
     health, look, act = Health(controller), viewers.Viewers(controller), told.Operators(controller, code)
-    workers = Workers(controller, join_secret)
+    workers, instances = Workers(controller, join_secret, records), Instances(controller, join_secret)
 
     async def openapi(asked: Asked) -> dict[str, Any]:
         """Give this document."""
@@ -97,7 +113,9 @@ def table(
         Call("POST", "/v1/release/pardon", "operator", act.pardon, shapes.Said, told.Pardon, refused=LATE),
         Call("POST", "/v1/lease", "worker", workers.lease, LEASED, body=LEASE, raw=True),
         Call("GET", "/v1/orders", "worker", workers.orders, ORDER, OrdersAsked, raw=True),
+        Call("POST", "/v1/enrol", "instance", instances.enrol, Enrolled, EnrolAsked, refused=UNPROVEN),
         *(_releases(Releases(controller, code, join_secret, guard.admit)) if code else ()),
+        *(Blobs(records, join_secret, guard.admit).calls() if records else ()),
     )
     return calls
 

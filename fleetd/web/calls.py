@@ -7,7 +7,7 @@ refused, and so is a parameter given twice. May not know any single call.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -17,8 +17,9 @@ from starlette.routing import Route
 from fleetd.errors import UsageError
 from fleetd.web.wire import JSON, InvalidError, MediaError, answer, read_body, suggest
 
-# Who may call: anyone; a viewer, thus an operator too; an operator; a worker by its signature; a worker or a viewer.
-Role = Literal["anyone", "viewer", "operator", "worker", "fetcher"]
+# Who may call: anyone; a viewer, thus an operator too; an operator; a worker by its signature; a worker or a viewer; an
+# instance by the proof in what it asks; a client of the file store, thus an operator too; such a client or a worker.
+Role = Literal["anyone", "viewer", "operator", "worker", "fetcher", "instance", "client", "files"]
 Admit = Callable[[Request, Role], None]
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -27,6 +28,9 @@ class Asked(BaseModel):
     """What comes with a request: for GET in the path and the query, otherwise in the body."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+Model = TypeVar("Model", bound=Asked)
 
 
 class Nothing(Asked):
@@ -109,19 +113,32 @@ async def _serve(calls: Mapping[str, Call], admit: Admit, request: Request) -> R
 
 async def asked(call: Call, request: Request) -> Asked:
     """Return what a request says, as its call declares it; raises UsageError, MediaError and those of `read_body`."""
+    if call.method == "GET":
+        return query(request, call.asks)
+    for key in (*request.path_params, *request.query_params):
+        raise InvalidError(key, "goes into the body: this call has no parameters")
+    return checked(call.asks, await _json(request))
+
+
+def query(request: Request, model: type[Model]) -> Model:
+    """Return what the path and the query of a raw call say, as a model; raises UsageError."""
     given: dict[str, Any] = {**request.path_params}
     for key, value in request.query_params.multi_items():
         if key in given:
             raise InvalidError(key, "is there twice")
         given[key] = value
     try:
-        if call.method == "GET":
-            return call.asks.model_validate(given)
-        if given:
-            raise InvalidError(next(iter(given)), "goes into the body: this call has no parameters")
-        return call.asks.model_validate_json(await _json(request) or b"{}")
+        return model.model_validate(given)
     except ValidationError as error:
-        raise _worded(error, call) from None
+        raise _worded(error, model) from None
+
+
+def checked(model: type[Model], body: bytes) -> Model:
+    """Return what the body of a raw call says, as a model; raises UsageError."""
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _worded(error, model) from None
 
 
 async def _json(request: Request) -> bytes:
@@ -144,13 +161,13 @@ WORDS: Final[Mapping[str, str]] = {
 }
 
 
-def _worded(error: ValidationError, call: Call) -> UsageError:
+def _worded(error: ValidationError, model: type[Asked]) -> UsageError:
     """Return the first finding in plain words; a misspelt key speaks before the one that is missing because of it."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     place = ".".join(map(str, first["loc"])) or "body"
     if first["type"] == "extra_forbidden":
-        known = list(call.asks.model_fields)
+        known = list(model.model_fields)
         there = f"there are {', '.join(known)}" if known else "there are none"
         return InvalidError(_shown(place), f"no such key{suggest(place, known)}; {there}")
     text = WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")

@@ -7,7 +7,7 @@ told of the new one), bars nobody.
 
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -27,25 +27,36 @@ class Guard:
     """Knows the tokens; `policy` is asked at every call, so that a reload gives and takes them at once."""
 
     def __init__(
-        self, token: str, policy: Callable[[], ControllerPolicy], clock: Callable[[], float] = time.monotonic
+        self,
+        token: str,
+        policy: Callable[[], ControllerPolicy],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        clients: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """`clients` gives the tokens that are good for the file store alone."""
+        self._clients = clients
         self._token, self._policy, self._clock = token, policy, clock
         self._wrong: dict[str, tuple[float, set[bytes]]] = {}  # by address: since when, and what was tried
         self.most_wrong = MOST_WRONG
 
     def admit(self, request: Request, role: Role) -> None:
-        """Let a request through, or raise. Workers sign, which is seen to where their request is read."""
-        if role in ("anyone", "worker", "fetcher"):
+        """Let a request through, or raise. Signatures and proofs are seen to where the request is read."""
+        if role in ("anyone", "worker", "fetcher", "instance", "files"):
             return
         host = request.client.host if request.client else ""
         self._refuse_guessing(host)
         given = request.headers.get("authorization", "").encode("latin-1", "replace")
         scheme, token = given[: len(PREFIX)].lower(), given[len(PREFIX) :]
         known = self._role(token) if scheme == PREFIX and token else None
+        if known == "client" and role != "client":
+            raise DeniedError("authorization: this token is for files and results alone (files.tokens)")
         if known is None:
             if token:
                 self._note(host, token)
             raise DeniedError("authorization: needs a bearer token of this controller (FLEETD_TOKEN)")
+        if role == "client" and known == "viewer":
+            raise ForbiddenError("authorization: this is a viewer's token; files need one of files.tokens")
         if role == "operator" and known != "operator":
             raise ForbiddenError("authorization: this is a viewer's token: it may look, an operator's may act")
 
@@ -53,7 +64,8 @@ class Guard:
         policy = self._policy()
         operator = [_same(token, one) for one in (self._token, *policy.operators)]
         viewer = [_same(token, one) for one in policy.viewers]
-        return "operator" if any(operator) else "viewer" if any(viewer) else None
+        client = [_same(token, one) for one in self._clients()]
+        return "operator" if any(operator) else "viewer" if any(viewer) else "client" if any(client) else None
 
     def _refuse_guessing(self, host: str) -> None:
         since, tried = self._wrong.get(host, (0.0, set()))

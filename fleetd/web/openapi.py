@@ -26,6 +26,9 @@ SECURITY: Final[Mapping[Role, list[dict[str, list[str]]]]] = {
     "operator": [{"token": []}],
     "worker": [{"signature": []}],
     "fetcher": [{"token": []}, {"signature": []}],
+    "instance": [],
+    "client": [{"token": []}],
+    "files": [{"token": []}, {"ticket": []}],
 }
 SCHEMES: Final = {
     "token": {"type": "http", "scheme": "bearer", "description": "A viewer's may look (GET), an operator's may act."},
@@ -35,12 +38,20 @@ SCHEMES: Final = {
         "name": "Authorization",
         "description": "Fleetd-HMAC-SHA256 SCOPE SIGNATURE: made with a join token (docs/worker.md).",
     },
+    "ticket": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "Fleetd-Files SCOPE SIGNATURE: made with the ticket of a worker's jobs (docs/files.md).",
+    },
 }
 MEANINGS: Final[Mapping[int, str]] = {
     400: "The request is broken, or whom the controller asked said no.",
     401: "No token, or a wrong one.",
     403: "A viewer's token, where an operator's is needed.",
     404: "There is no such thing.",
+    409: "Not now.",
+    410: "Its time is over.",
     408: "The request did not come in time.",
     413: "The body is too large.",
     415: "The body is of another kind than is read here.",
@@ -48,6 +59,7 @@ MEANINGS: Final[Mapping[int, str]] = {
     429: "Too many: come again later.",
     500: "A fault of the controller's: its log tells more.",
     503: "Not now.",
+    507: "The store is full.",
 }
 
 
@@ -74,9 +86,9 @@ def codes(call: Call) -> list[int]:
     found = {400, 500, *call.refused}
     if call.role != "anyone":
         found |= {401}
-    if call.role in ("viewer", "operator", "fetcher"):
+    if call.role in ("viewer", "operator", "fetcher", "files"):
         found |= {429}
-    if call.role == "operator":
+    if call.role in ("operator", "files"):
         found |= {403}
     if call.method == "POST":
         found |= {408, 413} if call.raw else {408, 413, 415, 422}

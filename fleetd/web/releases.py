@@ -16,17 +16,17 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from fleetd.codecs.lease import SCHEME, verify
+from fleetd.codecs.lease import SCHEME
 from fleetd.control.code import Code
 from fleetd.control.loop import Controller
 from fleetd.control.status import status
-from fleetd.errors import ProtocolError
 from fleetd.releases.bundle import MOST_BUNDLE
 from fleetd.releases.faults import on_disk
 from fleetd.releases.stores import MissingError
 from fleetd.web.calls import Admit, Asked, Name
 from fleetd.web.pages import Page, dump_cursor, load_cursor
-from fleetd.web.wire import DeniedError, NotFoundError, SlowError, TooLargeError, answer
+from fleetd.web.signed import Signatures
+from fleetd.web.wire import NotFoundError, SlowError, TooLargeError, answer
 
 CHUNK: Final = 256 * 1024
 STALL_S: Final = 60.0
@@ -55,7 +55,8 @@ class Releases:
     """What is done with releases. `most`: the bytes of a bundle."""
 
     def __init__(self, controller: Controller, shelf: Code, secret: str, admit: Admit, most: int = MOST_BUNDLE) -> None:
-        self._controller, self._shelf, self._secret, self._admit, self.most = controller, shelf, secret, admit, most
+        self._controller, self._shelf, self._admit, self.most = controller, shelf, admit, most
+        self._signatures = Signatures(secret, controller.clock)
 
     async def push(self, request: Request) -> Response:
         """Take a bundle, verify it and keep it."""
@@ -92,10 +93,7 @@ class Releases:
         if not header.startswith(f"{SCHEME} "):
             self._admit(request, "viewer")
         else:
-            try:
-                verify(self._secret, header, request.method, _path(request))
-            except ProtocolError as error:
-                raise DeniedError(str(error)) from None
+            self._signatures.current(self._signatures.check(request), "release")
         digest = request.path_params["digest"]
         try:
             entry = await asyncio.to_thread(self._shelf.find, digest)
@@ -146,7 +144,3 @@ def in_use(picture: dict[str, Any]) -> set[str]:
     for app in picture.get("releases", {}).values():
         used |= {app[role] for role in ("active", "previous", "candidate") if app.get(role)} | set(app.get("nodes", {}))
     return used
-
-
-def _path(request: Request) -> str:
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")

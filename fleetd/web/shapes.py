@@ -57,6 +57,7 @@ class Pool(Told):
     blind_s: float
     held_s: float
     act: bool = Field(description="false: what would be done is said, and not done.")
+    drain: str = Field(description='"by signal": nobody tells how busy its foreign workers are; else empty.')
 
 
 class Node(Told):

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fleetd.codecs.lease import MAX_BODY
+from fleetd.depot.faults import AbsentError, ConflictError, FullError, GoneError
 from fleetd.errors import FleetdError, UsageError
 
 BODY_S: Final = 20.0
@@ -76,6 +77,10 @@ CODES: Final[Mapping[type[FleetdError], int]] = {
     UsageError: 422,
     TooManyError: 429,
     BusyError: 503,
+    AbsentError: 404,
+    ConflictError: 409,
+    GoneError: 410,
+    FullError: 507,
     FleetdError: 400,
 }
 

@@ -8,8 +8,10 @@ import inspect
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, overload
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar, overload
 
+from fleetd.blobs.file import File
 from fleetd.codecs.gearman import Kind
 from fleetd.errors import UsageError
 
@@ -22,6 +24,10 @@ class Retry(Exception):  # noqa: N818 - it is an order, and reads as one: `raise
     """Raised by a job that wants to be run again: it costs one attempt, and the job goes back to the dispatcher."""
 
 
+class Cancelled(Exception):  # noqa: N818 - likewise: `if ctx.cancelled: raise Cancelled`
+    """Raised by a job whose client wants it no more: it ends without a result, and without a fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One job function as declared. `None`: the worker's own setting holds."""
@@ -32,24 +38,55 @@ class Job:
     wants_context: bool
     timeout_s: float | None = None
     attempts: int | None = None
+    wants_file: bool = False
+
+
+class Parcel(Protocol):
+    """What a context knows of its job's files."""
+
+    def folder(self) -> Path:
+        """Return a folder that is removed when the job ends."""
+
+    def cancelled(self) -> bool:
+        """Whether the client wants it no more."""
 
 
 class Context:
     """One run of one job, as its function sees it. Silent once the job has ended."""
 
-    __slots__ = ("_deadline", "_send", "function", "handle", "unique")
+    __slots__ = ("_deadline", "_parcel", "_send", "function", "handle", "unique")
 
     def __init__(self, function: str, handle: str, unique: str, send: Send, deadline: float | None) -> None:
         self.function = function
         self.handle = handle
         self.unique = unique
         self._send: Send | None = send
+        self._parcel: Parcel | None = None
         self._deadline = deadline
 
     @property
     def remaining_s(self) -> float | None:
         """Seconds left of the job's limit, never below 0; None without a limit."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    @property
+    def folder(self) -> Path:
+        """A folder of the job's own on this node, removed when it has ended; made when it is asked for."""
+        if self._parcel is None:
+            raise RuntimeError("the job has ended, or was called by hand: it has no folder")
+        return self._parcel.folder()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client asked that the job be ended; asks the store once a second at most.
+
+        Always False for a job whose end is not kept (docs/files.md).
+        """
+        return self._parcel is not None and self._parcel.cancelled()
+
+    def lend(self, parcel: Parcel) -> None:
+        """Called by the worker: what `folder` and `cancelled` ask."""
+        self._parcel = parcel
 
     def progress(self, done: int, total: int) -> None:
         """Tell the client how far the job is."""
@@ -65,7 +102,7 @@ class Context:
 
     def end(self) -> None:
         """Called by the worker: nothing more may be sent, whoever still holds this."""
-        self._send = None
+        self._send = self._parcel = None
 
     def _say(self, kind: Kind, *args: bytes) -> None:
         if self._send is not None:
@@ -105,8 +142,8 @@ def job(
 ) -> Any:
     """Declare a function as a job: `@job`, or `@job("resize", timeout_s=120, attempts=3)`.
 
-    The function takes the payload (bytes) and, where it has a second parameter, a `Context`; it returns bytes, str or
-    None. It may be `async def`.
+    The function takes the payload (bytes; a `File` where it is annotated as one) and, where it has a second parameter,
+    a `Context`; it returns bytes, str, None, or the Path of a file. It may be `async def`.
     """
     if callable(name):
         return _declare(name, None, None, None)
@@ -134,7 +171,20 @@ def make_job(
     if attempts is not None and attempts < 1:
         raise UsageError(f"job {name!r}: attempts must be 1 or more, not {attempts}")
     wants_context = _wants_context(name, function)
-    return Job(name, function, inspect.iscoroutinefunction(function), wants_context, timeout_s, attempts)
+    is_async = inspect.iscoroutinefunction(function)
+    return Job(name, function, is_async, wants_context, timeout_s, attempts, _wants_file(function))
+
+
+def _wants_file(function: Callable[..., Any]) -> bool:
+    """Whether the payload's parameter is annotated as a File."""
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):
+        return False
+    if first is None:
+        return False
+    told = first.annotation
+    return told is File or (isinstance(told, str) and told.rpartition(".")[2] == File.__name__)
 
 
 def _wants_context(name: str, function: Callable[..., Any]) -> bool:

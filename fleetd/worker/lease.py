@@ -34,7 +34,9 @@ from fleetd.codecs.lease import (
 from fleetd.errors import FleetdError, ProtocolError, UnreachableError, UsageError
 from fleetd.worker import dead
 from fleetd.worker.backoff import backoff_s
+from fleetd.worker.credential import write_token
 from fleetd.worker.logs import event
+from fleetd.worker.ticket import leave_ticket
 
 CONNECT_S: Final = 5.0
 LEASE_S: Final = 10.0
@@ -133,13 +135,17 @@ class Channel:
 
 @dataclass(slots=True)
 class Controller:
-    """The controller as this worker knows it. `heard_at` is when it last said something with a right signature."""
+    """The controller as this worker knows it. `heard_at` is when it last said something with a right signature.
+
+    A token with an end is renewed by the controller; `kept` is the file that it came from, for a worker after this one.
+    """
 
     url: str
     token: str
     node: str
     app: str
     spool: Path
+    kept: Path | None = None
     boot: str = field(default_factory=lambda: secrets.token_hex(16))
     heard_at: float = field(default_factory=time.monotonic)
     seq: int = 0
@@ -159,6 +165,8 @@ class Controller:
         answer = load_answer(await self._ask(self._lease, "POST", "/v1/lease", dump(lease)))
         if answer.dead:
             await asyncio.to_thread(dead.acknowledge, self.spool, answer.dead)
+        if answer.token:
+            await asyncio.to_thread(self._adopt, answer.token)
         return answer
 
     async def poll(self, after: int) -> WorkerOrder | None:
@@ -193,7 +201,8 @@ class Controller:
 
     async def _ask(self, channel: Channel, method: str, path: str, body: bytes) -> bytes:
         """Call and check; raises UnreachableError, RefusedLeaseError or ProtocolError."""
-        header = authorization(self.token, method, path, body)
+        token = self.token  # it may be renewed before a long poll is answered
+        header = authorization(token, method, path, body)
         headers = {"Authorization": header, "Content-Type": "application/json"}
         answered = False
         try:
@@ -209,14 +218,28 @@ class Controller:
             raise RefusedLeaseError(f"refused with {status}: {_line(content)}")
         if status not in (200, 204):
             raise UnreachableError(f"answered {status}: {_line(content)}")
-        expected = sign_answer(split_token(self.token)[1], header.rpartition(" ")[2], content)
+        expected = sign_answer(split_token(token)[1], header.rpartition(" ")[2], content)
         if not compare_digest(expected.encode(), signature.encode("latin-1", "replace")):
             raise ProtocolError("the answer's signature is wrong; it is not obeyed")
         self.heard_at = time.monotonic()
         return content
 
+    def _adopt(self, token: str) -> None:
+        """Take a renewed token; one that cannot be written down is used all the same."""
+        split_token(token)
+        self.token = token
+        leave_ticket(self.spool, token)
+        if self.kept is None:
+            return
+        try:
+            write_token(self.kept, token)
+        except OSError as error:
+            self.note("token", f"{self.kept}: {error.strerror}")
+        else:
+            self.note("token", "")
 
-def make_controller(url: str, token: str, node: str, app: str, spool: Path) -> Controller:
+
+def make_controller(url: str, token: str, node: str, app: str, spool: Path, *, kept: Path | None = None) -> Controller:
     """Check what the worker was given; raises UsageError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -225,7 +248,7 @@ def make_controller(url: str, token: str, node: str, app: str, spool: Path) -> C
         _ = parts.port, split_token(token)
     except (ValueError, ProtocolError) as error:
         raise UsageError(f"--controller {url!r}: {error} (the token is read from FLEETD_JOIN_TOKEN)") from None
-    return Controller(url, token, node, app, spool)
+    return Controller(url, token, node, app, spool, kept)
 
 
 async def keep_lease(controller: Controller, worker: Worker) -> None:

@@ -8,27 +8,30 @@ import argparse
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from fleetd.dispatchers.address import parse_address
 from fleetd.dispatchers.credentials import read_credentials
 from fleetd.errors import FleetdError, UsageError
 from fleetd.worker.app import find_app
+from fleetd.worker.arguments import base, count, default_spool, positive, seconds, size, start_time
 from fleetd.worker.children import TOKEN_VARIABLE
+from fleetd.worker.credential import find_token
+from fleetd.worker.imds import URL, Imds
 from fleetd.worker.lease import make_controller
 from fleetd.worker.logs import event, set_up
 from fleetd.worker.settings import Settings
 from fleetd.worker.supervisor import Supervisor
-
-_SIZE: Final = re.compile(r"([0-9]{1,12})([KMG]?)i?B?", re.IGNORECASE)
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+from fleetd.worker.ticket import leave_ticket
 
 
 def main(argv: Sequence[str]) -> int:
     """Run a worker until it is told to stop; returns the exit code."""
+    if "--exec" in argv:  # any other program: a command line of its own
+        from fleetd.worker import foreign_main  # noqa: PLC0415 - a worker of ours needs none of it
+
+        return foreign_main.main(argv)
     arguments = _parser().parse_args(argv)
     set_up(arguments.log_format)
     try:
@@ -39,8 +42,10 @@ def main(argv: Sequence[str]) -> int:
             credentials.context()  # what cannot be used is told at once
         controller = None
         if settings.controller:
-            token = os.environ.get(TOKEN_VARIABLE, "")
-            controller = make_controller(settings.controller, token, settings.node, settings.app_name, settings.spool)
+            token, kept = find_token()
+            home = settings.controller, token, settings.node, settings.app_name, settings.spool
+            controller = make_controller(*home, kept=kept)
+            leave_ticket(settings.spool, token)
         event(
             logging.INFO,
             "worker started",
@@ -64,7 +69,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fleetd worker", description="Run jobs from Gearman dispatchers.", allow_abbrev=False
+        prog="fleetd worker",
+        description="Run jobs from Gearman dispatchers.",
+        epilog="Any other worker is supervised by --exec PROGRAM [WORD...]; --help --exec tells its options.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add(
@@ -82,12 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--slots",
-        type=_positive,
+        type=positive,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="jobs at a time",
     )
-    add("--per-process", type=_positive, default=1, metavar="N", help="jobs that each of the slots runs at a time")
+    add("--per-process", type=positive, default=1, metavar="N", help="jobs that each of the slots runs at a time")
     add("--pool", default="local", help="the pool this worker belongs to")
     add("--fleet", default="local", help="the fleet this worker belongs to")
     add("--app-name", default="", metavar="NAME", help="the app's name (default: its project's or file's name)")
@@ -96,24 +104,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--node", default="", metavar="ID", help="this node's identity (default: POOL/PID.STARTTIME)")
     add("--order-key", default="", metavar="KEY", help="the key of the order that started this node")
-    add("--job-limit", type=_seconds, metavar="SECONDS", help="the longest a job may run, if it does not say itself")
-    add("--attempts", type=_positive, default=3, metavar="N", help="attempts before a job is dead (default: 3)")
+    add("--job-limit", type=seconds, metavar="SECONDS", help="the longest a job may run, if it does not say itself")
+    add("--attempts", type=positive, default=3, metavar="N", help="attempts before a job is dead (default: 3)")
     add("--spool", type=Path, metavar="DIR", help="where dead letters wait (default: below XDG_STATE_HOME)")
-    add("--orphan-after", type=_seconds, default=600.0, metavar="SECONDS", help="idle and unheard for so long: end")
-    add("--drain-deadline", type=_seconds, metavar="SECONDS", help="release what still runs so long after a TERM")
+    add("--orphan-after", type=seconds, default=600.0, metavar="SECONDS", help="idle and unheard for so long: end")
+    add("--drain-deadline", type=seconds, metavar="SECONDS", help="release what still runs so long after a TERM")
+    add(
+        "--watch-instance",
+        nargs="?",
+        const=URL,
+        default="",
+        metavar="URL",
+        help=f"on EC2: fence when the metadata service says that this instance goes (default: {URL})",
+    )
     add("--log-format", choices=("text", "json"), default="text")
     add("--cache", type=Path, metavar="DIR", help="where releases are kept (default: below XDG_CACHE_HOME)")
     add(
         "--key", action="append", default=[], metavar="KEY", help="a public key: releases must be signed by one of them"
     )
-    add("--overlap", type=_count, default=0, metavar="N", help="slots of a new generation at a time (default: all)")
-    add("--health", type=_seconds, default=3.0, metavar="SECONDS", help="what a health check may take (default: 3)")
-    add("--probation", type=_seconds, default=60.0, metavar="SECONDS", help="how long new code is on trial")
-    add("--crashes", type=_positive, default=2, metavar="N", help="so many jobs that crash it turn new code back")
-    add("--slot-memory", type=_size, default=0, metavar="SIZE", help="what a slot may use by itself, as 200MB")
-    add("--recycle-jobs", type=_count, default=0, metavar="N", help="renew a slot after so many jobs")
-    add("--recycle-after", type=_seconds, default=0.0, metavar="SECONDS", help="renew a slot of this age")
-    add("--recycle-memory", type=_size, default=0, metavar="SIZE", help="renew a slot that has grown so large")
+    add("--overlap", type=count, default=0, metavar="N", help="slots of a new generation at a time (default: all)")
+    add("--health", type=seconds, default=3.0, metavar="SECONDS", help="what a health check may take (default: 3)")
+    add("--probation", type=seconds, default=60.0, metavar="SECONDS", help="how long new code is on trial")
+    add("--crashes", type=positive, default=2, metavar="N", help="so many jobs that crash it turn new code back")
+    add("--slot-memory", type=size, default=0, metavar="SIZE", help="what a slot may use by itself, as 200MB")
+    add("--recycle-jobs", type=count, default=0, metavar="N", help="renew a slot after so many jobs")
+    add("--recycle-after", type=seconds, default=0.0, metavar="SECONDS", help="renew a slot of this age")
+    add("--recycle-memory", type=size, default=0, metavar="SIZE", help="renew a slot that has grown so large")
     return parser
 
 
@@ -127,7 +143,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         app=app.path if app else None,
         slots=arguments.slots,
         per_process=arguments.per_process,
-        spool=(arguments.spool or _spool(arguments.fleet, arguments.pool)).absolute(),
+        spool=(arguments.spool or default_spool(arguments.fleet, arguments.pool)).absolute(),
         pool=arguments.pool,
         fleet=arguments.fleet,
         app_name=arguments.app_name or (app.name if app else ""),
@@ -140,7 +156,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         orphan_after_s=arguments.orphan_after,
         drain_deadline_s=arguments.drain_deadline,
         log_format=arguments.log_format,
-        cache=(arguments.cache or _base("XDG_CACHE_HOME", ".cache", "--cache") / "fleetd" / "releases").absolute(),
+        watch_instance=Imds(arguments.watch_instance).url if arguments.watch_instance else "",
+        cache=(arguments.cache or base("XDG_CACHE_HOME", ".cache", "--cache") / "fleetd" / "releases").absolute(),
         keys=tuple(arguments.key),
         overlap=arguments.overlap,
         health_s=arguments.health,
@@ -151,55 +168,3 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         recycle_s=arguments.recycle_after,
         recycle_memory=arguments.recycle_memory,
     )
-
-
-def start_time() -> int:
-    """When this process started, in clock ticks since the machine's start: with the pid, it names the process."""
-    # The name of the program, field 2, may hold anything, spaces and brackets included: count from its end.
-    return int(Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19])
-
-
-def _spool(fleet: str, pool: str) -> Path:
-    """A folder for each pool, so that no letter goes to another fleet's controller."""
-    state = _base("XDG_STATE_HOME", ".local/state", "--spool")
-    return state / "fleetd" / "dead" / _UNSAFE.sub("_", fleet) / _UNSAFE.sub("_", pool)
-
-
-def _base(variable: str, below_home: str, option: str) -> Path:
-    try:
-        return Path(os.environ.get(variable) or Path.home() / below_home)
-    except RuntimeError:
-        raise UsageError(f"{option}: there is neither {variable} nor a home folder; say where") from None
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _size(text: str) -> int:
-    found = _SIZE.fullmatch(text)
-    if not found:
-        raise ValueError
-    return int(found[1]) << 10 * " KMG".index(found[2].upper() or " ")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise ValueError
-    return value
-
-
-# argparse shows the names
-_positive.__name__, _count.__name__, _seconds.__name__ = "positive number", "whole number", "number of seconds"
-_size.__name__ = "size like 200MB"

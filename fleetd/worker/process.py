@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from fleetd.dispatchers.credentials import Credentials
 from fleetd.worker.cell import Cell
 from fleetd.worker.control import Control, Message
+from fleetd.worker.files import Desk
 from fleetd.worker.jobs import Job
 from fleetd.worker.logs import event, set_up
 from fleetd.worker.output import finish, redirect
@@ -119,11 +120,20 @@ async def _serve(
     seats: Sequence[Seat], settings: Settings, jobs: Sequence[Job], parent: int, credentials: Credentials
 ) -> None:
     threads = ThreadPoolExecutor(len(seats), "job") if len(seats) > 1 else None
+    desk = Desk(settings)
     async with asyncio.TaskGroup() as tasks:
         for number, control, cell in seats:
             name = "_".join(f"{os.uname().nodename}/{settings.pool}/{settings.digest[:12]}/{number}".split())
             slot = Slot(
-                settings, name, control, cell, jobs=jobs, parent=parent, credentials=credentials, threads=threads
+                settings,
+                name,
+                control,
+                cell,
+                jobs=jobs,
+                parent=parent,
+                credentials=credentials,
+                threads=threads,
+                desk=desk,
             )
             tasks.create_task(slot.run())
 

@@ -79,7 +79,7 @@ def run_plain(job: Job, payload: bytes, context: Context | None, alarm: Alarm, l
             result = job.call(payload) if context is None else job.call(payload, context)
         finally:
             alarm.stop()
-        return result if type(result) is bytes else _as_bytes(job, result)
+        return result if type(result) is bytes else as_bytes(job, result)
     except BaseException as error:  # noqa: BLE001 - the job boundary: SystemExit and the like end the job alone
         return _failure(error)
 
@@ -87,7 +87,7 @@ def run_plain(job: Job, payload: bytes, context: Context | None, alarm: Alarm, l
 def run_threaded(job: Job, payload: bytes, context: Context | None) -> bytes | Failure:
     """Run a plain function to its end in this thread; nothing limits it here."""
     try:
-        return _as_bytes(job, job.call(payload) if context is None else job.call(payload, context))
+        return as_bytes(job, job.call(payload) if context is None else job.call(payload, context))
     except BaseException as error:  # noqa: BLE001 - the job boundary
         return _failure(error)
 
@@ -98,7 +98,7 @@ async def run_async(job: Job, payload: bytes, context: Context | None, limit_s: 
     try:
         async with limit:
             result = await (job.call(payload) if context is None else job.call(payload, context))
-        return _as_bytes(job, result)
+        return as_bytes(job, result)
     except BaseException as error:  # noqa: BLE001 - the job boundary
         if limit.expired() and isinstance(error, TimeoutError):
             late = LimitError(f"the job ran longer than its limit of {limit_s:g} s")
@@ -106,14 +106,15 @@ async def run_async(job: Job, payload: bytes, context: Context | None, limit_s: 
         return _failure(error)
 
 
-def _as_bytes(job: Job, result: Any) -> bytes:
+def as_bytes(job: Job, result: Any) -> bytes:
+    """Return what a job returned as it is answered."""
     if isinstance(result, (bytes, bytearray)):
         return bytes(result)
     if isinstance(result, str):
         return result.encode()
     if result is None:
         return b""
-    raise TypeError(f"{job.name} returned {type(result).__name__}; a job returns bytes, str or None")
+    raise TypeError(f"{job.name} returned {type(result).__name__}; a job returns bytes, str, None or a Path")
 
 
 def _failure(error: BaseException) -> Failure:

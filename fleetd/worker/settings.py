@@ -40,6 +40,7 @@ class Settings:
     orphan_after_s: float = 600.0
     drain_deadline_s: float | None = None
     log_format: str = "text"
+    watch_instance: str = ""  # the metadata service that tells of this machine's end; "": none does
     python: str = ""
     cache: Path = Path()
     keys: tuple[str, ...] = ()

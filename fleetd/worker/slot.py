@@ -24,6 +24,7 @@ from fleetd.errors import UnreachableError
 from fleetd.worker.backoff import backoff_s
 from fleetd.worker.cell import Cell, Want
 from fleetd.worker.control import Control
+from fleetd.worker.files import Desk
 from fleetd.worker.jobs import Context, Job
 from fleetd.worker.logs import event
 from fleetd.worker.output import RUNNING, finish
@@ -52,6 +53,7 @@ class Slot:
         parent: int,
         credentials: Credentials,
         threads: Executor | None,
+        desk: Desk,
     ) -> None:
         """`threads`: others share this process, so plain jobs run there, and nobody may hold the loop up."""
         self._threads = threads
@@ -63,7 +65,7 @@ class Slot:
         self._parent = parent
         self._duties = {
             job.name.encode(): Duty(
-                row, job, job.timeout_s or settings.job_limit_s or 0.0, job.attempts or settings.attempts
+                row, desk.dressed(job), job.timeout_s or settings.job_limit_s or 0.0, job.attempts or settings.attempts
             )
             for row, job in enumerate(jobs)
         }

@@ -24,15 +24,18 @@ from fleetd.worker.backoff import backoff_s
 from fleetd.worker.cell import Want
 from fleetd.worker.fetch import Releases
 from fleetd.worker.generations import Generations
+from fleetd.worker.imds import Imds
 from fleetd.worker.lease import Controller, keep_lease, keep_orders
 from fleetd.worker.logs import LOG, event
+from fleetd.worker.notice import Notice, watch
 from fleetd.worker.settings import Settings
 from fleetd.worker.swaps import Swaps
 
 LAST_LEASE_S: Final = 2.0
+MARGIN_S: Final = 10.0  # between the last job handed back and the end of the machine
 _PR_SET_CHILD_SUBREAPER: Final = 36
-Fence = Literal["signal", "order"]
-Keep = Callable[[Controller, Any], Coroutine[Any, Any, None]]
+Fence = Literal["signal", "order", "notice"]
+Keep = Callable[..., Coroutine[Any, Any, None]]
 
 
 class Supervisor:
@@ -50,6 +53,9 @@ class Supervisor:
         self._fences: set[Fence] = set()
         self._stopping = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._notice: Notice | None = None
+        self._ends_at = 0.0  # of the loop's clock: the end of this machine, where the notice sets one
+        self._last_call: asyncio.TimerHandle | None = None  # beside the deadline, which orders move
         self._was_drained = False
         self._up = asyncio.Event()
         self._on_terminal = os.isatty(0)
@@ -58,7 +64,7 @@ class Supervisor:
         """Work until told to stop; returns the exit code."""
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
-        _adopt_orphans()
+        adopt_orphans()
         for number, action in self._signals().items():
             self._loop.add_signal_handler(number, action)
         if self._settings.app is not None:
@@ -67,9 +73,12 @@ class Supervisor:
             running = [tasks.create_task(self._crew.watch()), tasks.create_task(self._swaps.run())]
             running.append(tasks.create_task(self._releases.run()))
             if self._controller is not None:
-                running.append(tasks.create_task(self._go_on(keep_lease, self._controller)))
-                running.append(tasks.create_task(self._go_on(keep_orders, self._controller)))
+                running.append(tasks.create_task(self._go_on(keep_lease, self._controller, self)))
+                running.append(tasks.create_task(self._go_on(keep_orders, self._controller, self)))
                 running.append(tasks.create_task(self._end_as_orphan(self._controller)))
+            if self._settings.watch_instance:
+                imds = Imds(self._settings.watch_instance)
+                running.append(tasks.create_task(self._go_on(watch, imds, self.warn)))
             code = await self._finished
             for task in running:
                 task.cancel()
@@ -149,20 +158,42 @@ class Supervisor:
                 self.stop("order", order.deadline_s)
         self._changed()
 
+    def warn(self, notice: Notice | None) -> None:
+        """Take in that this machine goes by itself, or that it does not go after all."""
+        if self._last_call is not None:
+            self._last_call.cancel()
+            self._last_call = None
+        self._notice = notice
+        if notice is None:
+            event(logging.INFO, "the notice holds no more")
+            self._lift_fence("notice")
+            return
+        event(logging.WARNING, "notice: this machine goes", why=notice.why, left_s=notice.left_s)
+        if notice.left_s is not None:
+            self._ends_at = self._loop.time() + notice.left_s
+            deadline_s = max(0.0, notice.left_s - MARGIN_S)
+            self._last_call = self._loop.call_later(deadline_s, self._too_late, deadline_s)
+        self._fence("notice")
+        self._changed()
+
     def _raise_fence(self, by: Fence, deadline_s: float | None = None) -> None:
+        self._fence(by)
+        if not self._stopping:
+            self._set_deadline(deadline_s)
+        self._changed()
+
+    def _fence(self, by: Fence) -> None:
         if by not in self._fences and not self._stopping:
             event(logging.INFO, "fenced: no new jobs are taken", by=by)
             self._fences.add(by)
             self._crew.want(Want.FENCE)
-        if not self._stopping:
-            self._set_deadline(deadline_s)
-        self._changed()
 
     def _lift_fence(self, by: Fence) -> None:
         if by not in self._fences or self._stopping:
             return
         self._fences.discard(by)
-        self._set_deadline(None)
+        if by != "notice":  # it set none of these
+            self._set_deadline(None)
         if not self._fences:
             event(logging.INFO, "fence lifted: jobs are taken again", by=by)
             self._crew.want(Want.WORK)
@@ -194,6 +225,8 @@ class Supervisor:
     def lease(self, boot: str, seq: int, node: str) -> Lease:
         """Say what is."""
         settings, busy = self._settings, self._crew.busy()
+        notice = self._notice
+        timed = notice is not None and notice.left_s is not None
         return Lease(
             fleet=settings.fleet,
             pool=settings.pool,
@@ -211,6 +244,8 @@ class Supervisor:
             releases=self._crew.releases(),
             crashes=self._crew.crashes,
             order=self.order,
+            leaving=notice.why if notice else "",
+            leaving_s=max(0.0, self._ends_at - self._loop.time()) if timed else None,
             jobs=self._crew.counts(),
         )
 
@@ -239,15 +274,15 @@ class Supervisor:
 
     # ── the end
 
-    async def _go_on(self, keep: Keep, controller: Controller) -> None:
-        """Keep in touch with the controller, whatever happens: a fault of ours there must not end a job."""
+    async def _go_on(self, keep: Keep, *of: object) -> None:
+        """Keep in touch with what is outside, whatever happens: a fault of ours there must not end a job."""
         if self._settings.app is not None:
             await self._up.wait()  # what cannot be served is told by the end of the worker
         failures = 0
         while True:
             try:
-                await keep(controller, self)
-            except Exception:  # noqa: BLE001 - the boundary to the controller
+                await keep(*of)
+            except Exception:  # noqa: BLE001 - the boundary to the controller and the metadata service
                 failures += 1
                 LOG.exception("%s failed; it starts anew", keep.__name__)
                 await asyncio.sleep(backoff_s(failures))
@@ -271,7 +306,7 @@ class Supervisor:
         self._controller.abort()
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Become the parent of every descendant whose parent ends: the slots, whose forks' parents end at once."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:

@@ -15,6 +15,8 @@ from tests.releases import sample
 from tests.web.site import TOKEN
 from tests.web.test_releases import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def state(tmp_path, monkeypatch):

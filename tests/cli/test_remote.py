@@ -21,6 +21,8 @@ from tests.certificates import Certificates
 from tests.control.fleet import until
 from tests.web.site import TOKEN, Site, serving, two_pools
 
+pytestmark = pytest.mark.slow
+
 VIEWER = "viewer" * 4
 
 

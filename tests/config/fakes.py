@@ -64,6 +64,10 @@ class Ec2Options(Options):
     spot: str = Field(default="0%", description="The share of spot instances.")
 
 
+class LeaseOptions(Options):
+    name: str | None = Field(default=None, pattern="^[a-z-]+$", description="The record's name.")
+
+
 def _adapter(options):
     return lambda: type("Adapter", (), {"Options": options})
 
@@ -80,6 +84,7 @@ ADAPTERS = Adapters(
         "kubernetes": _adapter(KubernetesOptions),
         "ec2": _adapter(Ec2Options),
     },
+    leaders={"kubernetes": _adapter(LeaseOptions)},
 )
 HOOK = "https://chat.example/s3cret-hook"
 ENVIRON = {

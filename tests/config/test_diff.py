@@ -80,6 +80,16 @@ def test_a_webhook_is_shown_as_changed_and_never_by_its_url():
     assert changed(alerts, "") == ["alerts.webhook: changed", f"alerts.on: {all_four}"]
 
 
+def test_a_leader_that_comes_or_changes_is_shown():
+    def led(options: str):
+        return read(FULL.replace("join: {env: JOIN}", f"join: {{env: JOIN}}, leader: {{kubernetes: {options}}}"))
+
+    name = "controller.leader.kubernetes.name"
+    assert diff(led("{name: it}"), led("{name: that}")) == [f"{name}: it -> that"]
+    came = ["controller.leader.kind: unset -> kubernetes", f"{name}: unset -> it"]
+    assert diff(read(FULL), led("{name: it}")) == came
+
+
 def test_another_kind_of_pool_shows_its_kind_and_options():
     lines = changed("rack: {inventory: rack3.yaml, power: wol}", "process: {}")
     assert lines[0] == "pools.rack3.kind: rack -> process"

@@ -18,7 +18,7 @@ BAD = Path(__file__).parent / "bad"
 
 def test_the_tables_are_those_of_the_models():
     assert renewed(TEXT) == TEXT, "run: python -m tests.config.keys"
-    assert TEXT.count("<!-- keys: ") == 11
+    assert TEXT.count("<!-- keys: ") == 12
 
 
 def keys(node):
@@ -40,7 +40,7 @@ def test_every_key_is_named():
     assert set(keys(SCHEMA)) - named == set()
 
 
-@pytest.mark.parametrize("role", ["sources", "providers"])
+@pytest.mark.parametrize("role", ["sources", "providers", "leaders"])
 def test_every_option_of_an_adapter_of_ours_is_named(role):
     for kind, load in getattr(installed(), role).items():
         assert f"`{kind}`" in TEXT

@@ -11,6 +11,7 @@ from fleetd.core.model import (
     AppPolicy,
     BudgetPolicy,
     ControllerPolicy,
+    FilesPolicy,
     LimitsPolicy,
     Objective,
     OnBlind,
@@ -48,6 +49,15 @@ def test_the_policy_of_the_design_is_read_in_full():
     assert policy.controller == ControllerPolicy("127.0.0.1", 7117, "s3cret-join", None)
     assert policy.alerts == AlertsPolicy(HOOK, ("blind", "dead"))
     assert [pool.act for pool in policy.pools.values()] == [True, True, False]
+
+
+def test_a_leader_has_its_kind_and_its_options_and_is_none_where_the_policy_is_silent():
+    assert read(FULL).controller.leader is None
+    text = FULL.replace("join: {env: JOIN}", "join: {env: JOIN}, leader: {kubernetes: {name: it}}")
+    leader = read(text).controller.leader
+    assert leader is not None
+    assert (leader.kind, leader.options.name) == ("kubernetes", "it")
+    assert read(text).controller.port == 7117
 
 
 def test_a_pool_has_its_sizes_its_price_at_the_maximum_and_its_options():
@@ -264,3 +274,16 @@ def test_loading_imports_no_adapter_and_no_scheduler_that_the_policy_does_not_us
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=HERE.parent.parent
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_store_of_files_has_its_values_and_its_secrets_by_reference():
+    assert read(FULL).files == FilesPolicy()
+    hooks = 'webhooks: ["https://shop.example/hooks"], secret: {env: LONG}, tokens: [{env: LONG}]'
+    text = f"{FULL}files: {{store: s3://bucket/files, cap: 64KB, keep: 2h, longest: 7d, most: 1GB, {hooks}}}\n"
+    files = read(text, environ={**ENVIRON, "LONG": "s" * 20}).files
+    assert (files.store, files.cap, files.keep_s, files.longest_s, files.most) == (
+        "s3://bucket/files", 64 * 1024, 7200.0, 7 * 86400.0, 1024**3,
+    )  # fmt: skip
+    assert files.webhooks == ("https://shop.example/hooks",)
+    assert files.secret == files.tokens[0] == "s" * 20
+    assert files.secret not in repr(files)

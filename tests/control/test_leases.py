@@ -297,3 +297,20 @@ def test_the_unknown_and_unheard_are_forgotten_the_known_are_not() -> None:
     clock.now += 10 * TTL_S + 1
     leases.forget(known)
     assert set(leases.entries) == {"local/1.1"}
+
+
+# ── machines that go by themselves
+
+
+def test_a_machine_that_goes_by_itself_is_said_and_wakes_the_tick_once() -> None:
+    nudges: list[int] = []
+    leases = LeaseBook(1, policy(), lambda: 0.0, lambda: nudges.append(1))
+    leases.accept(lease(seq=1))
+    assert leases.views()["local/1.1"].leaving == ""
+    before = len(nudges)
+    leases.accept(lease(seq=2, leaving="spot interruption", leaving_s=118.4))
+    leases.accept(lease(seq=3, leaving="spot interruption", leaving_s=116.4))
+    assert len(nudges) == before + 1
+    assert leases.views()["local/1.1"].leaving == "spot interruption, 116 s left"
+    leases.accept(lease(seq=4, leaving="rebalance recommendation"))
+    assert leases.views()["local/1.1"].leaving == "rebalance recommendation"

@@ -470,6 +470,23 @@ async def test_providers_that_listen_hear_what_is_known_of_their_nodes(tmp_path:
     assert 0.0 <= known.age_s < 5.0
 
 
+async def test_what_providers_have_to_tell_is_in_the_journal_once(tmp_path: Path) -> None:
+    class Telling(FakeProvider):
+        async def news(self) -> Sequence[str]:
+            told, texts[:] = list(texts), []
+            return told
+
+    texts = ["node07: its power was cut"]
+    fleet = Fleet(tmp_path, policy(pool()), providers={"local": Telling("local")})
+    async with fleet.running() as controller:
+        line = "pool local: node07: its power was cut"
+        await until(lambda: line in [entry.text for entry in controller.events(50)])
+        for _ in range(3):
+            await controller.ticked.wait()
+        assert [entry.text for entry in controller.events(50)].count(line) == 1
+    assert fleet.said.count(("event", line)) == 1
+
+
 # ── reload
 
 

@@ -52,7 +52,10 @@ class ProcessRig(Rig):
             instance=self.instance,
             controller_url=f"http://127.0.0.1:{servers.free_port()}",
             state_dir=str(folder / "state"),
-            apps={"photos": AppPolicy("photos", path=str(app)), "celery": AppPolicy("celery", exec=("celery",))},
+            apps={
+                "photos": AppPolicy("photos", path=str(app)),
+                "celery": AppPolicy("celery", exec=("no-such-celery",)),
+            },
             servers={"photos": (server,)},
             limits={"photos": None},
             token=lambda pool: join_token(SECRET, "test", pool),
@@ -162,7 +165,7 @@ async def test_a_forced_stop_leaves_no_slot_running(
 
 
 async def test_a_foreign_app_is_refused(dry: ProcessRig) -> None:
-    with pytest.raises(RefusedError, match="pool local: app celery: only apps with"):
+    with pytest.raises(RefusedError, match="pool local: app celery: no program no-such-celery on this machine"):
         await dry.provider().launch(order(dry, "1-1", 1, app="celery"))
 
 

@@ -43,7 +43,9 @@ async def test_a_viewer_looks_at_all_and_acts_on_nothing(site: Site) -> None:
 async def test_every_call_is_for_somebody_and_every_post_for_operators(site: Site) -> None:
     """A call that is added without thought fails here."""
     roles = {(call.method, call.role) for call in site.app.state.calls}
-    assert roles == {("GET", "anyone"), ("GET", "viewer"), ("GET", "worker"), ("POST", "operator"), ("POST", "worker")}
+    got = {("GET", "anyone"), ("GET", "viewer"), ("GET", "worker")}
+    assert roles == got | {("POST", "operator"), ("POST", "worker"), ("POST", "instance")}
+    assert {call.path for call in site.app.state.calls if call.role == "instance"} == {"/v1/enrol"}
     assert {call.path for call in site.app.state.calls if call.role == "anyone"} == {"/healthz", "/readyz"}
     assert all(403 in codes(call) for call in site.app.state.calls if call.role == "operator")
 

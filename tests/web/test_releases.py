@@ -24,6 +24,8 @@ from tests.releases import sample
 from tests.web.site import SECRET, TOKEN, Site, called, refusal
 from tests.web.site import serving as behind
 
+pytestmark = pytest.mark.slow
+
 FOLDER = {"app/jobs.py": b"x = 1\n"}
 
 

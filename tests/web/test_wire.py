@@ -13,6 +13,8 @@ from fleetd.web import serve, wire
 from tests.control.fleet import until
 from tests.web.site import TOKEN, Site, refusal, serving, two_pools
 
+pytestmark = pytest.mark.slow
+
 AUTH = f"Authorization: Bearer {TOKEN}\r\n".encode()
 
 

@@ -41,7 +41,7 @@ def test_an_async_job_returns_its_result(worker: Worker, client: Client) -> None
     [
         ("fail", "ValueError: no good: x"),
         ("leave", "SystemExit: 3"),
-        ("number", "TypeError: number returned int; a job returns bytes, str or None"),
+        ("number", "TypeError: number returned int; a job returns bytes, str, None or a Path"),
     ],
 )
 def test_an_exception_is_final_and_leaves_a_letter(worker: Worker, client: Client, function: str, reason: str) -> None:
