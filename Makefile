@@ -41,7 +41,7 @@ test: setup ## everything, with the real components; installs what it needs
 	@scripts/kube-tools >/dev/null  # helm, kubectl, kubeconform
 	@$(PY) -m pip install -q --require-hashes -r requirements-bench.lock  # Celery, RQ and others, to be held against
 	@$(MAKE) --no-print-directory lint types contracts
-	@$(PY) -m pytest -n 2 tests
+	@$(PY) -m pytest -n 2 --dist loadgroup tests
 
 bench: setup ## measure the runtime, the dispatcher's connection and the burst; prints what docs/benchmarks.md holds
 	@scripts/need gearmand redis-server

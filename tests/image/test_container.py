@@ -13,7 +13,8 @@ from tests.image import containers
 from tests.image.containers import ContainerImage
 from tests.worker.harness import Client, status, until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200)]
+# One process for all of them: what they look at takes minutes to build.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("containers")]
 APP = """
 import os, subprocess, time
 from fleetd.worker import job

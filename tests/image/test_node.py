@@ -26,7 +26,8 @@ from tests.image.images import APP, Built, built
 from tests.image.machines import HOST
 from tests.worker.harness import Client, status, until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200)]
+# One process for all of them: what they look at takes minutes to build.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("node-image")]
 __all__ = ["built"]
 MIB = 1 << 20
 IPXE = """#!ipxe
