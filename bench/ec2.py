@@ -161,7 +161,7 @@ cluster-autoscaler's default waits 15 minutes for a node that does not come."""
 def calls(cloud: Cloud, given: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     """What 60 ticks ask of AWS, while all is calm and while something comes or goes."""
     del given
-    apis._USUAL = apis._USUAL.merge(Config(read_timeout=120.0))  # noqa: SLF001 - moto is slow with a thousand
+    apis._USUAL = apis._USUAL.merge(Config(read_timeout=120.0))  # type: ignore[misc]  # noqa: SLF001 - moto is slow with a thousand
     pools.PAGES_S = pools.LOOK_S = 120.0  # type: ignore[misc]
     rows, good = [], True
     for size in SIZES:

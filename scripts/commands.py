@@ -28,7 +28,8 @@ the file of an authority that the system does not know. All of them use the [API
 `fleetd --install-completion` teaches your shell to complete them.
 
 Three more need no controller and load nothing of it: `fleetd worker` (docs/worker.md), `fleetd submit` (hands in a job
-and waits for its result, never for ever) and `fleetd dispatcher` (docs/dispatcher.md).
+and waits for its result, never for ever; files and batches too: docs/client.md) and `fleetd dispatcher`
+(docs/dispatcher.md).
 """
 
 

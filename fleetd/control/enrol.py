@@ -72,7 +72,8 @@ class Desk:
         if node is None:
             raise NotYetError(f"{name} is not known here yet")
         entry = self._controller.leases.entries.get(name)
-        if node.heard_at is not None or (entry is not None and entry.lease is not None):
+        # Not `heard_at`: a restarted controller sets it for all. A node that is still to come has never spoken.
+        if entry is not None and entry.lease is not None:
             raise NoProofError(f"{name}: its worker has spoken already: it has its credential")
         if node.phase not in COMING:
             raise NoProofError(f"{name} is {node.phase}, and not to come")

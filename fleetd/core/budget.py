@@ -43,7 +43,10 @@ def price(pool: PoolPolicy, observation: Observation) -> float:
 
 
 def accrue(draft: Draft, observation: Observation, policy: Policy) -> Spend:
-    """Return the spending after the time since the last tick; a lost node costs like any other."""
+    """Return the spending after the time since the last tick; a lost node costs like any other.
+
+    One that is gone within its paid minimum is billed for the rest of that, too.
+    """
     spend = draft.memory.spend
     if spend.at is None:
         return Spend(at=draft.now, month=observation.month)
@@ -51,6 +54,10 @@ def accrue(draft: Draft, observation: Observation, policy: Policy) -> Spend:
     held = Counter([node.pool for node in draft.nodes.values()])
     rate = sum(nodes * price(policy.pools[pool], observation) for pool, nodes in held.items() if pool in policy.pools)
     cost, minute = rate * elapsed_h, floor(draft.now / 60.0)
+    for node in draft.gone:
+        if pool := policy.pools.get(node.pool):
+            rest_s = pool.billing_minimum_s - (draft.now - node.launched_at)
+            cost += _money(price(pool, observation), max(0.0, rest_s))
     kept = spend.minutes
     if kept and kept[-1][0] == minute:
         kept = (*kept[:-1], (minute, kept[-1][1] + cost))

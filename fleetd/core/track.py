@@ -56,6 +56,7 @@ class Draft:
     events: list[str] = field(default_factory=list)
     forced: list[NodeId] = field(default_factory=list)
     leaving: dict[NodeId, str] = field(default_factory=dict)  # why machines go by themselves
+    gone: list[Node] = field(default_factory=list)  # no longer there since this tick
     fenced: list[NodeId] = field(default_factory=list)  # put into quarantine, or freed from it, in this tick
     freed: list[NodeId] = field(default_factory=list)
 
@@ -221,7 +222,7 @@ def _miss(draft: Draft, node: Node, lease: LeaseView | None, why: str) -> None:
         draft.nodes[node.id] = replace(node, missing=missing, missing_at=since)
         return
     draft.move(node, Event.VANISHED, why)
-    del draft.nodes[node.id]
+    draft.gone.append(draft.nodes.pop(node.id))
     if node.phase in lifecycle.COMING:
         _fail(draft, node.pool, f"{node.id}: {why}" if why else f"{node.id} died while {node.phase}")
 

@@ -182,10 +182,10 @@ class Toy:
                 box.jobs = [end for end in box.jobs if end > self.now]
                 box.idle_since = self.now
             if box.stops_at is not None and box.stops_at <= self.now:
-                del self.boxes[box.name]
+                self._end(box)
             elif self.chance.random() < self.crash:
                 self.waiting += len(box.jobs)  # the dispatcher hands them to another
-                del self.boxes[box.name]
+                self._end(box)
         for box in self.boxes.values():
             while self.waiting and box.ready_at <= self.now and not box.fenced and len(box.jobs) < box.slots:
                 took = self.chance.uniform(*self.service_s)
@@ -195,6 +195,14 @@ class Toy:
                 self.service += took
         rate = sum(self.policy.pools[box.pool].price_per_h for box in self.boxes.values())
         self.costs.append((self.now, rate / 3600.0))
+
+    def _end(self, box: Box) -> None:
+        """A box goes; what it was rented for at least is billed."""
+        del self.boxes[box.name]
+        pool = self.policy.pools[box.pool]
+        rest_s = pool.billing_minimum_s - (self.now - box.born_at)
+        if rest_s > 0.0:
+            self.costs.append((self.now, pool.price_per_h * rest_s / 3600.0))
 
     # ── what fleetd makes happen
 
