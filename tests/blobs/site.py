@@ -21,7 +21,7 @@ from fleetd.depot.depot import Depot
 from fleetd.depot.records import Records
 from fleetd.errors import FleetdError
 from fleetd.web.blobs import Blobs
-from fleetd.web.calls import routes
+from fleetd.web.calls import Call, routes
 from fleetd.web.guard import Guard
 from fleetd.web.serve import bind, make_server
 from fleetd.web.wire import gone, refuse
@@ -39,6 +39,7 @@ class Site:
     ahead_s: float = 0.0
     depot: Depot = field(init=False)
     records: Records = field(init=False)
+    calls: tuple[Call, ...] = ()
 
     @property
     def url(self) -> str:
@@ -72,8 +73,9 @@ def site(folder: Path, files: FilesPolicy) -> Iterator[Site]:
     made.depot = Depot(lambda: made.policy, folder, lambda: time.time() + made.ahead_s)
     made.records = Records(made.depot)
     guard = Guard("operator-token-of-it", ControllerPolicy, clients=lambda: made.policy.files.tokens)
+    made.calls = Blobs(made.records, SECRET, guard.admit).calls()
     app = Starlette(
-        routes=routes(Blobs(made.records, SECRET, guard.admit).calls(), guard.admit),
+        routes=routes(made.calls, guard.admit),
         exception_handlers={FleetdError: refuse, ClientDisconnect: gone},
     )
     app.state.refused, app.state.events = Counter(), SimpleNamespace(let_go=lambda: None)

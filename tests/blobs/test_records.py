@@ -1,6 +1,7 @@
 """The ends of jobs: kept for who asks later, told to webhooks that the policy allows, until they are heard."""
 
 import asyncio
+import hashlib
 import hmac
 import json
 import threading
@@ -9,18 +10,23 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
+from starlette.requests import Request
 
 from fleetd.codecs.lease import DeadLetter
 from fleetd.codecs.reference import blob_id, result_key
-from fleetd.core.model import FilesPolicy, Policy
+from fleetd.core.model import ControllerPolicy, FilesPolicy, Policy
 from fleetd.depot import keep
 from fleetd.depot.depot import Depot
 from fleetd.depot.faults import AbsentError
 from fleetd.depot.keep import Keeper
 from fleetd.depot.records import Records, Wanted, allowed
 from fleetd.errors import UsageError
-from tests.blobs.site import TOKEN, Site, site
+from fleetd.web.guard import Guard
+from fleetd.web.wire import DeniedError, ForbiddenError
+from tests.blobs.site import TOKEN, site
+from tests.web.contract import Contract
 
 JOB = Wanted("resize", "u1")
 KEY = result_key("resize", "u1")
@@ -201,8 +207,56 @@ async def test_a_url_that_the_policy_no_longer_allows_is_not_posted_to(tmp_path:
     assert log == ["files: webhook of resize u1: is no longer in files.webhooks; it is not told"]
 
 
-def test_a_site_is_a_site(tmp_path: Path) -> None:
-    """Tokens of files are for files, and viewers' are not."""
-    with site(tmp_path, FilesPolicy(tokens=(TOKEN,))) as made:
-        assert isinstance(made, Site)
-        assert made.store().ask("GET", "/v1/blobs")["fleet"] == "shop"
+async def test_answers_are_those_of_the_document(tmp_path: Path) -> None:
+    blob, body = "ab" * 16, b"four"
+    digest, job = hashlib.sha256(body).hexdigest(), {"function": "resize", "unique": "u1"}
+    with site(tmp_path, FilesPolicy(tokens=(TOKEN,), most=10_000)) as made:
+        contract = Contract(made.calls)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(
+            base_url=made.url, headers=headers, trust_env=False, event_hooks={"response": [contract]}
+        ) as http:
+
+            async def asked(method: str, path: str, value: object = None, **more: object) -> int:
+                content = None if value is None else json.dumps(value)
+                return (await http.request(method, path, content=content, **more)).status_code  # type: ignore[arg-type]
+
+            assert await asked("GET", "/v1/blobs") == 200
+            assert await asked("POST", "/v1/blobs", {"id": blob, "size": 4, "keep_s": 60}) == 200
+            assert await asked("POST", "/v1/blobs", {"id": blob, "size": 5}) == 409
+            assert await asked("POST", "/v1/blobs", {"id": "cd" * 16, "size": 50_000}) == 507
+            assert await asked("POST", "/v1/blobs/next", {"id": blob}) == 200
+            assert (await http.post(f"/v1/blobs/{blob}/data?offset=0", content=body)).status_code == 200
+            assert await asked("POST", "/v1/blobs/next", {"id": blob}) == 200
+            assert await asked("POST", "/v1/blobs/done", {"id": blob, "sha256": digest}) == 200
+            assert await asked("GET", f"/v1/blobs/{blob}?offset=2") == 200
+            assert (await http.get(f"/v1/blobs/{blob}/data?offset=2")).content == b"ur"
+            assert await asked("GET", f"/v1/blobs/{blob}/data?offset=9") == 422
+            assert await asked("GET", f"/v1/blobs/{'ef' * 16}") == 404
+            assert await asked("POST", "/v1/jobs", {"jobs": [job]}) == 200
+            assert await asked("POST", "/v1/jobs", {"jobs": [job], "tell": "http://x/"}) == 422
+            assert await asked("POST", "/v1/jobs/cancel", {"key": KEY}) == 200
+            assert await asked("GET", f"/v1/jobs/{KEY}") == 200
+            assert await asked("GET", "/v1/jobs/none") == 422
+            assert await asked("POST", "/v1/jobs/end", {**job, "state": "done"}) == 401
+            made.ahead_s = 100.0
+            assert await asked("GET", f"/v1/blobs/{blob}") == 410
+            http.headers["Authorization"] = "Bearer wrong"
+            assert await asked("GET", "/v1/blobs") == 401
+        assert len(contract.seen) >= 18
+
+
+def test_a_token_of_files_is_good_for_nothing_else_and_a_viewers_not_for_files() -> None:
+    policy = ControllerPolicy(viewers=("token-of-a-viewer",), operators=("token-of-an-operator",))
+    guard = Guard("token", lambda: policy, clients=lambda: (TOKEN,))
+
+    def shown(token: str) -> Request:
+        return Request({"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())], "client": None})
+
+    guard.admit(shown(TOKEN), "client")
+    guard.admit(shown("token-of-an-operator"), "client")
+    with pytest.raises(ForbiddenError, match=r"files need one of files\.tokens"):
+        guard.admit(shown("token-of-a-viewer"), "client")
+    for role in ("viewer", "operator"):
+        with pytest.raises(DeniedError, match="this token is for files and results alone"):
+            guard.admit(shown(TOKEN), role)
