@@ -36,7 +36,7 @@ fast: setup
 
 test: setup ## everything, with the real components; installs what it needs
 	@scripts/need gearmand gearman gearman-perl redis-server prometheus openssl systemd-analyze etcd cloud-init chromium
-	@scripts/need buildah mmdebstrap mksquashfs cpio qemu-system-x86_64 ovmf ipxe dnsmasq udhcpc nginx ipmi_sim
+	@scripts/need buildah mmdebstrap mksquashfs cpio qemu-system-x86_64 ovmf ipxe dnsmasq dhcpd udhcpc nginx ipmi_sim
 	@scripts/kube-assets >/dev/null
 	@scripts/kube-tools >/dev/null  # helm, kubectl, kubeconform
 	@$(PY) -m pip install -q --require-hashes -r requirements-bench.lock  # Celery, RQ and others, to be held against

@@ -5,6 +5,7 @@ import getpass
 import json
 import os
 import re
+import signal
 import statistics
 import time
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def wol_relay(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="the UDP port that packets go to")] = 9,
     source: Annotated[str, typer.Option("--source", help="the address of this machine that they come from")] = "",
 ) -> None:
-    """Send magic packets in this network for a controller in another one. Runs until Ctrl-C."""
+    """Send magic packets in this network for a controller in another one. Runs until it is told to end."""
     from fleetd.providers.rack.power.relay import RelayAgent
 
     host, _, number = listen.rpartition(":")
@@ -137,8 +138,11 @@ async def _serve(agent: Any, host: str, port: int, listen: str) -> None:
         raise FleetdError(f"--listen {listen}: cannot listen there: {error.strerror}") from None
     where = server.sockets[0].getsockname()
     print(f"relaying magic packets, asked at {where[0]}:{where[1]}", flush=True)
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it deaf to the first
+        loop.add_signal_handler(number, ended.set)
     async with server:
-        await server.serve_forever()
+        await ended.wait()
 
 
 def _key(path: Path | None) -> bytes:

@@ -194,18 +194,16 @@ class Store:
             db.executemany("INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?)", rows)
         return list(bodies)
 
-    def dead(self, last: int = 100, *, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
-        """Return the newest dead letters, newest first, each with `at`, `pool` and `node`; or those before one.
+    def dead(self, last: int = 100, *, before: int | None = None) -> list[tuple[int, dict[str, Any]]]:
+        """Return the newest dead letters, newest first, each with its number, `at`, `pool` and `node`.
 
-        `before` is its `at` and `id`; it need not be here any more.
+        `before`: those before that number, whether its letter is still here or not.
         """
-        at, name = before or (float("inf"), "")
         rows = self._read(
-            "SELECT at, pool, node, letter FROM dead WHERE at < ?1 OR (at = ?1 AND rowid < coalesce("
-            "(SELECT rowid FROM dead WHERE id = ?2), 0)) ORDER BY at DESC, rowid DESC LIMIT ?3",
-            (at, name, last),
+            "SELECT rowid, at, pool, node, letter FROM dead WHERE rowid < ? ORDER BY rowid DESC LIMIT ?",
+            (2**62 if before is None else before, last),
         )
-        return [{"at": at, "pool": pool, "node": node, **json.loads(letter)} for at, pool, node, letter in rows]
+        return [(seq, {"at": at, "pool": pool, "node": node, **json.loads(raw)}) for seq, at, pool, node, raw in rows]
 
     def dead_letter(self, name: str) -> dict[str, Any] | None:
         """Return one dead letter by its id."""

@@ -128,11 +128,11 @@ class Viewers:
 
     async def letters(self, asked: Page) -> dict[str, Any]:
         """Give the dead letters in pages, newest first."""
-        before = load_cursor(asked.cursor, "dead", float, str) if asked.cursor else None
+        before = load_cursor(asked.cursor, "dead", int)[0] if asked.cursor else None
         found = self._controller.store.dead(asked.limit + 1, before=before)
         page = found[: asked.limit]
-        following = dump_cursor("dead", page[-1]["at"], page[-1]["id"]) if len(found) > asked.limit else None
-        return {"letters": page, "next": following}
+        following = dump_cursor("dead", page[-1][0]) if len(found) > asked.limit else None
+        return {"letters": [letter for _, letter in page], "next": following}
 
     async def letter(self, asked: LetterAsked) -> dict[str, Any]:
         """Give one dead letter."""

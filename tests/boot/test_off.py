@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.boot.manifest import load_image
 from fleetd.boot.off import initrd
 from tests.boot.test_machines import unpack
 from tests.image.machines import machine
-
-KERNELS = (Path("/boot"), Path(__file__).parents[2] / "image")
+from tests.rack.e2e import node_image
 
 
 def test_the_archive_holds_one_program_that_no_library_is_needed_for() -> None:
@@ -25,13 +25,13 @@ def test_the_archive_holds_one_program_that_no_library_is_needed_for() -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
+@pytest.mark.xdist_group("rack-image")
 def test_a_kernel_with_it_turns_the_machine_off(tmp_path: Path) -> None:
-    found = [path for folder in KERNELS for path in sorted((*folder.glob("vmlinuz-*"), *folder.glob("kernel-*")))]
-    if not found:
-        pytest.skip("no kernel is here; `fleetd image build` makes one")
+    image = node_image()
+    kernel = image / load_image(image).parts["kernel"].name
     (tmp_path / "off").write_bytes(initrd())
-    words = ["-kernel", str(found[-1]), "-initrd", str(tmp_path / "off"), "-append", "console=ttyS0"]
+    words = ["-kernel", str(kernel), "-initrd", str(tmp_path / "off"), "-append", "console=ttyS0"]
     with machine(tmp_path / "machine", *words) as on:
         assert on.wait_off() == 0
         assert "Power down" in on.said

@@ -127,7 +127,8 @@ def test_where_there_are_several_racks_one_is_to_be_named(book, tmp_path, capsys
 
 
 @pytest.mark.slow
-async def test_the_relay_wakes_for_who_has_its_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+async def test_the_relay_wakes_for_who_has_its_key(tmp_path: Path, end: signal.Signals) -> None:
     key = tmp_path / "key"
     key.write_text("k" * 40 + "\n")
     with PowerDaemon([Outlet(ONE, ["sleep", "60"], secureon="00:11:22:33:44:55")]) as daemon:
@@ -142,8 +143,8 @@ async def test_the_relay_wakes_for_who_has_its_key(tmp_path: Path) -> None:
                 daemon.wait(ONE, on=True)
                 assert relay.stdout.readline() == f"{ONE}: woken\n"
             finally:
-                relay.send_signal(signal.SIGINT)
-            assert relay.wait(10) == 130
+                relay.send_signal(end)
+            assert relay.wait(10) == 0
 
 
 @pytest.mark.parametrize(

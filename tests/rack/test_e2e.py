@@ -8,7 +8,7 @@ from fleetd.boot.manifest import load_image
 from fleetd.providers.rack.book import Book
 from tests.rack import e2e
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("rack-image")]
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ NEW = one("new", watts=120)
 @pytest.mark.parametrize(
     ("rank", "order"),
     [
-        ("fastest", ["new", "fast", "slow"]),
+        ("fastest", ["fast", "slow", "new"]),
         ("cheapest", ["slow", "new", "fast"]),
         ("least used", ["new", "slow", "fast"]),
     ],

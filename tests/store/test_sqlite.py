@@ -308,12 +308,12 @@ def test_dead_letters_are_kept_once(tmp_path: Path) -> None:
         assert store.add_dead("local", "local/1.2", [letter("a"), letter("b"), letter("a")]) == ["a", "b"]
         assert store.add_dead("local", "local/1.2", [letter("b", "again"), letter("c")]) == ["b", "c"]
         assert store.count_dead() == 3
-        assert [(d["id"], d["reason"], d["pool"], d["node"]) for d in store.dead()] == [
+        assert [(d["id"], d["reason"], d["pool"], d["node"]) for _, d in store.dead()] == [
             ("c", "boom", "local", "local/1.2"),
             ("b", "boom", "local", "local/1.2"),
             ("a", "boom", "local", "local/1.2"),
         ]
-        assert [d["id"] for d in store.dead(last=1)] == ["c"]
+        assert [d["id"] for _, d in store.dead(last=1)] == ["c"]
 
 
 def test_settings_are_chosen_once(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_a_dead_letter_is_not_lost_with_another_threads_failed_commit(tmp_path: 
         kept = [name for at in range(60) for name in store.add_dead("local", "n", [letter(str(at))])]
         thread.join()
         assert len(failures) == 30
-        assert {d["id"] for d in store.dead()} == set(kept) == {str(at) for at in range(60)}
+        assert {d["id"] for _, d in store.dead()} == set(kept) == {str(at) for at in range(60)}
 
 
 def test_closing_is_safe_twice_and_what_comes_after_is_refused(tmp_path: Path) -> None:

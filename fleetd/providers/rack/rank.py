@@ -6,6 +6,7 @@ Promises: pure. What the rack may draw and how many may be switched on in a minu
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Literal
 
 from fleetd.core.units import show_per_minute, show_seconds
@@ -57,7 +58,7 @@ def _key(one: Candidate, rank: Rank) -> tuple[float, float, str]:
     record, machine = one.record, one.machine
     boots = sorted(record.boots_s)
     by: dict[Rank, float] = {
-        "fastest": boots[len(boots) // 2] if boots else 0.0,  # one that never booted is tried, and then known
+        "fastest": boots[len(boots) // 2] if boots else inf,  # one that never booted may never do so
         "cheapest": machine.watts,
         "least used": float(record.wakes),
     }
